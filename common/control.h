@@ -1,0 +1,64 @@
+/* Records of vec-control: what the regions agree on. Compacted by key; one Avro record (schemas/Control.*.avsc) with a
+ * kind and the fields of every kind, those that do not apply null.
+ *
+ *   kind         key                                   says
+ *   COLLECTION   collection/<name>                     parameters, generation, live or deleted
+ *   CODEC        codec/<16 hex>/<chunk>                one chunk of a serialized codec (256 KiB at most)
+ *   CODEC_USE    codec-use/<collection id 16 hex>      this region's producers encode with that codec from now on
+ *   INCARNATION  incarnation/<16 hex>                  a producer: its region, instance, predecessor, lineage
+ *   REGION       region/<name>                         the region's own incarnation and state
+ *   SCHEMA       schema/<16 hex>                       the JSON text of a schema that is written here
+ *
+ * Each region writes its own vec-control and reads the others' mirrored copies; who wins is decided in catalog.h. */
+#ifndef ANTIPODE_COMMON_CONTROL_H
+#define ANTIPODE_COMMON_CONTROL_H
+#include "common/event.h"
+
+enum ap_control_kind { AP_CONTROL_COLLECTION, AP_CONTROL_CODEC, AP_CONTROL_CODEC_USE, AP_CONTROL_INCARNATION,
+                       AP_CONTROL_REGION, AP_CONTROL_SCHEMA };
+enum ap_distance { AP_COSINE, AP_EUCLID, AP_DOT };
+
+#define AP_CODEC_CHUNK_BYTES (256 * 1024)
+
+struct ap_control_collection {
+    char *name;              /* owned */
+    uint64_t generation;     /* from 1 */
+    bool deleted;
+    uint32_t dim;            /* 1 to 65536 */
+    enum ap_distance distance;
+    char *codec_factory;     /* owned; FAISS factory string ("PQ96"), or "none" for float32 for good */
+    bool raw_home;           /* keep full-precision vectors in the region that wrote them */
+    char *topic;             /* owned; mutation topic, default "vec-mutations" */
+    char *vector_name;       /* owned; NULL: the unnamed vector; "" or a name when the client declared one */
+};
+struct ap_control_codec { uint64_t codec; char *factory; uint32_t dim; uint32_t chunk, chunks; uint8_t *bytes; size_t len;
+                          uint8_t hash[32]; /* BLAKE2b-256 of the whole blob; its first 8 bytes are the codec id */ };
+struct ap_control_codec_use { uint64_t collection, codec; };
+struct ap_control_incarnation { uint64_t incarnation, region_incarnation, predecessor /* 0: none */, lineage; char *instance; };
+enum ap_region_state { AP_REGION_ACTIVE, AP_REGION_READ_ONLY, AP_REGION_RETIRED };
+struct ap_control_region { uint64_t region_incarnation; enum ap_region_state state; };
+struct ap_control_schema { uint64_t fingerprint; char *json; };
+
+struct ap_control {
+    enum ap_control_kind kind;
+    struct ap_version version;  /* when, where and by whom this was said */
+    union {
+        struct ap_control_collection collection;
+        struct ap_control_codec codec;
+        struct ap_control_codec_use codec_use;
+        struct ap_control_incarnation incarnation;
+        struct ap_control_region region;
+        struct ap_control_schema schema;
+    } u;
+};
+
+int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err);
+/* Everything is owned by *out; release with ap_control_fini. Validates what it reads (names, ranges, chunk counts). */
+int ap_control_decode(const struct ap_schemas *schemas, const void *value, size_t len, struct ap_control *out, struct ap_err *err);
+void ap_control_fini(struct ap_control *c);
+void ap_control_key(const struct ap_control *c, struct ap_buf *out); /* appends the text above, no NUL */
+
+const char *ap_distance_name(enum ap_distance d);                 /* "Cosine", "Euclid", "Dot" */
+int ap_distance_parse(const char *text, enum ap_distance *out);   /* 0 or AP_EINVAL */
+
+#endif

@@ -1,0 +1,25 @@
+/* Which slot holds the current row of a point: a hash table of 8 bytes an entry (24 bits of hash, 40 bits of slot).
+ *
+ * Keys are not stored: on a tag match the caller's function compares the key in the row at that slot. Slots are from 1;
+ * 0 is "none". Open addressing, load at most 3/4, grows by doubling. Not thread-safe. */
+#ifndef ANTIPODE_COMMON_SLOTMAP_H
+#define ANTIPODE_COMMON_SLOTMAP_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "common/ident.h"
+
+#define AP_SLOT_MAX ((UINT64_C(1) << 40) - 1)
+struct ap_slotmap { uint64_t *entries; size_t mask, used; };
+/* True when the row at slot has this key. Must not fail: a slot in the map has a row. */
+typedef bool (*ap_slot_match)(void *arg, uint64_t slot, const struct ap_key *key);
+
+void ap_slotmap_init(struct ap_slotmap *m, size_t expected);
+void ap_slotmap_fini(struct ap_slotmap *m);
+uint64_t ap_slotmap_get(const struct ap_slotmap *m, const struct ap_key *key, ap_slot_match match, void *arg);
+/* Set key -> slot; returns the slot it had, 0 when new. */
+uint64_t ap_slotmap_put(struct ap_slotmap *m, const struct ap_key *key, uint64_t slot, ap_slot_match match, void *arg);
+uint64_t ap_slotmap_remove(struct ap_slotmap *m, const struct ap_key *key, ap_slot_match match, void *arg);
+size_t ap_slotmap_bytes(const struct ap_slotmap *m);
+
+#endif

@@ -1,0 +1,92 @@
+/* The store: a log of rows under a dense, ever-growing slot number, in one LMDB environment a worker.
+ *
+ * A new version of a row is a new slot; the slot number is the change feed, the index's id and the store's clock. One
+ * transaction per batch holds rows, positions, Kafka offsets, control records and digests: after kill -9 everything
+ * stands at the same batch. One writer process (antipode-consumer; a lock file says who), any number of readers; read
+ * transactions are short (under a second) and dead readers are cleared by the writer.
+ *
+ * Databases (LMDB named): log (slot u64 native integer key, MDB_APPEND) -> row; raw (slot) -> float32 LE vector;
+ * positions, offsets, control, digests, meta. Formats: docs/architecture.md, "The store's file".
+ * Beside the file: `seen`, 8 bytes written by the indexer: the slot up to which it needs nothing old any more;
+ * `wake.sock`, a datagram socket that the indexer binds and the writer pokes after each commit. */
+#ifndef ANTIPODE_COMMON_STORE_H
+#define ANTIPODE_COMMON_STORE_H
+#include "common/positions.h"
+#include "common/row.h"
+#include "common/slotmap.h"
+
+#define AP_STORE_FORMAT 1
+
+struct ap_store;     /* an open environment: thread-safe */
+struct ap_writer;    /* the one writer: owned by one thread */
+struct ap_snapshot;  /* a read transaction: one thread at a time */
+
+/* --- opening --- */
+struct ap_store_options {
+    const char *path;          /* directory, made when missing (writer) */
+    size_t map_bytes;          /* upper bound of the file's size */
+    const char *region;        /* checked against what the store was made for */
+    int32_t worker, workers;   /* likewise */
+    bool read_only;            /* readers; AP_ENOTREADY while the writer has not created it yet */
+};
+int ap_store_open(struct ap_store **out, const struct ap_store_options *options, struct ap_err *err);
+void ap_store_close(struct ap_store **store); /* after its writer and snapshots */
+struct ap_store_stats { uint64_t file_bytes, used_bytes, rows, first_slot, next_slot; };
+int ap_store_stats(struct ap_store *store, struct ap_store_stats *out, struct ap_err *err);
+
+/* --- writing; every error here except AP_EINVAL is fatal for the writer: close it, say so, stop --- */
+/* Takes the writer's lock (AP_EBUSY names the process that has it), scans the log to fill the slot map, loads positions. */
+int ap_writer_open(struct ap_writer **out, struct ap_store *store,
+                   uint64_t (*lineage_of)(void *, uint64_t), void *lineage_arg, struct ap_err *err);
+void ap_writer_close(struct ap_writer **w);
+struct ap_positions *ap_writer_positions(struct ap_writer *w); /* persisted by the next commit */
+
+int ap_writer_begin(struct ap_writer *w, struct ap_err *err);
+/* Merge a mutation into its row. *changed: a new slot was written. AP_EINVAL, POISON: bad patch; nothing changed. */
+int ap_writer_apply(struct ap_writer *w, const struct ap_key *key, const struct ap_mutation *m, bool *changed, struct ap_err *err);
+/* Attach a raw vector to the current row of key if that row's base has this version. *matched says so. */
+int ap_writer_raw(struct ap_writer *w, const struct ap_key *key, const struct ap_version *version, const void *vector, size_t len, bool *matched, struct ap_err *err);
+/* Kafka offsets: next offset to read. name: the local topic name; ids as kafka.h gives them. */
+int ap_writer_put_offset(struct ap_writer *w, const char *cluster, const uint8_t topic_id[16], const char *name, int32_t partition, int64_t next, struct ap_err *err);
+/* A control record as read; replaces that of the same origin and key. */
+int ap_writer_put_control(struct ap_writer *w, const struct ap_region *origin, const void *key, size_t key_len, const void *value, size_t value_len, struct ap_err *err);
+int ap_writer_commit(struct ap_writer *w, struct ap_err *err); /* durable when it returns 0; then pokes wake.sock */
+uint64_t ap_writer_next_slot(const struct ap_writer *w);
+
+/* Offset to go on from; AP_ENOTFOUND when this topic of this cluster was never read. */
+int ap_writer_get_offset(struct ap_writer *w, const char *cluster, const uint8_t topic_id[16], int32_t partition, int64_t *next, struct ap_err *err);
+
+/* The cleaner: inside a batch, move up to max_rows of the oldest rows that are still current forward and drop the range
+ * behind them, never beyond `seen`. Does nothing while less than half of the log is dead. collection_dead (may be NULL):
+ * rows of such a collection are dropped. Returns rows dropped through *dropped. */
+int ap_writer_clean(struct ap_writer *w, size_t max_rows, uint64_t seen, bool (*collection_dead)(void *, uint64_t collection), void *arg, size_t *dropped, struct ap_err *err);
+int ap_store_seen_read(struct ap_store *store, uint64_t *seen);       /* 0 when no indexer has ever run */
+int ap_store_seen_write(struct ap_store *store, uint64_t seen, struct ap_err *err); /* indexer; atomic */
+
+/* --- reading --- */
+int ap_snapshot_begin(struct ap_store *store, struct ap_snapshot **out, struct ap_err *err); /* from a pool: cheap */
+void ap_snapshot_end(struct ap_snapshot **snapshot);
+uint64_t ap_snapshot_next_slot(const struct ap_snapshot *s);
+uint64_t ap_snapshot_first_slot(const struct ap_snapshot *s);  /* oldest slot in the log; = next when empty */
+/* Row at slot, pointing into the map until the snapshot ends. AP_ENOTFOUND: cleaned away or not written yet. */
+int ap_snapshot_row(const struct ap_snapshot *s, uint64_t slot, struct ap_row *out, struct ap_err *err);
+/* Rows from slot on, in order, until fn returns non-zero (then that is returned; 0 at the end). */
+int ap_snapshot_scan(const struct ap_snapshot *s, uint64_t from, int (*fn)(void *arg, uint64_t slot, const struct ap_row *row), void *arg, struct ap_err *err);
+/* Raw vector of the row at slot: borrowed, maybe unaligned; AP_ENOTFOUND (with err untouched) when there is none. */
+int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **vector, size_t *len);
+int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out, size_t *count, struct ap_err *err);
+/* Changes whenever a control record was written. */
+uint64_t ap_snapshot_control_version(const struct ap_snapshot *s);
+int ap_snapshot_control(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_region *origin, const void *key, size_t key_len, const void *value, size_t value_len), void *arg, struct ap_err *err);
+/* Digest of live rows and tombstones of one bucket: wrapping sum of row checksums and row count. Bucket: first 12 bits of the point
+ * id's XXH3. Zero when empty. */
+struct ap_digest { uint64_t sum, rows; };
+#define AP_DIGEST_BUCKETS 4096
+int ap_snapshot_digest(const struct ap_snapshot *s, uint64_t collection, uint32_t bucket, struct ap_digest *out, struct ap_err *err);
+
+/* --- waking the indexer --- */
+/* Indexer: a datagram socket fd to poll; drained by ap_store_wake_drain. */
+int ap_store_wake_listen(struct ap_store *store, int *fd, struct ap_err *err);
+void ap_store_wake_drain(int fd);
+
+#endif

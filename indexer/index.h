@@ -1,0 +1,92 @@
+/* The index: for every collection a hot segment, sealed segments, and the maps around them, kept equal to the store.
+ *
+ * One tail thread applies rows in slot order and publishes; any number of threads read through views. Readers hold a
+ * reference-counted list of segments and never wait for the tail or for a build. A row's slot is its identity: segments
+ * map ordinals to slots, live bits say which slots are current. Sealing and merging run on background threads and end
+ * in an atomic swap of the list. Sealed segments are files with checksums under the index path; what is damaged, or of a
+ * store that is not this one, is thrown away and built again from the store.
+ * A collection whose definition or codec has not arrived keeps the slots of its rows aside and is unready, alone. */
+#ifndef ANTIPODE_INDEXER_INDEX_H
+#define ANTIPODE_INDEXER_INDEX_H
+#include "common/ann.h"
+#include "common/catalog.h"
+#include "common/metrics.h"
+#include "common/store.h"
+#include "indexer/filter.h"
+
+struct ap_index;
+struct ap_view; /* a consistent look at all collections: one thread, under a second */
+
+struct ap_index_options {
+    const char *path;            /* directory of the segments */
+    struct ap_region region;
+    uint32_t hot_rows;           /* a hot segment is sealed at this many rows; default 8192 */
+    uint32_t merge_fan;          /* so many sealed segments of about one size become one; default 4 */
+    int build_threads;           /* default 1 */
+    const char *sealed_factory;  /* NULL: chosen by size (index.c says how) */
+};
+
+int ap_index_open(struct ap_index **out, struct ap_store *store, const struct ap_index_options *options, struct ap_schemas *schemas,
+                  struct ap_metrics *metrics, struct ap_err *err);
+/* Stops the background threads, forgets what is in memory; sealed files stay. */
+void ap_index_close(struct ap_index **index);
+
+/* --- the tail thread --- */
+/* Read everything the store has beyond the cursor, and control records when they changed; make it visible; update the
+ * store's `seen`. Returns the number of rows applied, or negative. Positions of the snapshot it read are then visible. */
+int64_t ap_index_refresh(struct ap_index *index, struct ap_err *err);
+
+/* --- any thread --- */
+/* Visible positions, as of the last refresh; malloc'ed for the caller. */
+int ap_index_positions(struct ap_index *index, struct ap_position **out, size_t *count, struct ap_err *err);
+/* Blocks until the token is covered or the deadline (CLOCK_MONOTONIC ns) passes: 0, AP_ETIMEOUT, AP_ENOTREADY when closing. */
+int ap_index_wait(struct ap_index *index, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
+/* First refresh done: the index has caught up with what the store held at start. */
+bool ap_index_caught_up(struct ap_index *index);
+uint64_t ap_index_visible_slot(struct ap_index *index);
+
+int ap_view_begin(struct ap_index *index, struct ap_view **out, struct ap_err *err);
+void ap_view_end(struct ap_view **view);
+
+struct ap_collection_view {  /* borrowed from the view */
+    const struct ap_collection *collection; /* id, params, version */
+    uint64_t points;           /* live points */
+    uint64_t indexed;          /* of these, in sealed segments */
+    uint64_t pending;          /* rows set aside: codec or definition not here yet */
+    uint32_t segments;         /* hot included */
+    const char *unready;       /* NULL when ready, else why */
+};
+/* AP_ENOTFOUND: no such live collection. */
+int ap_view_collection(struct ap_view *view, const char *name, struct ap_collection_view *out, struct ap_err *err);
+size_t ap_view_collections(struct ap_view *view, const struct ap_collection **out, size_t cap); /* live ones, by name; returns count */
+
+struct ap_hit {
+    struct ap_point_id id;
+    uint64_t slot;
+    float score;    /* as Qdrant reports: cosine or dot (larger is better), Euclidean distance (smaller is better) */
+};
+struct ap_search {
+    const float *vector;             /* dim of the collection; under Cosine of any length, normalized inside a copy */
+    uint32_t limit;                  /* hits wanted, best first */
+    uint32_t effort;                 /* 0: default; else nprobe / efSearch */
+    uint32_t candidates;             /* rescored per query; 0: max(40, 4 * limit) */
+    bool exact;                      /* scan every live row with the best vector */
+    const struct ap_filter *filter;  /* NULL: none. With a filter: exact scan over the matching rows */
+    const struct ap_point_id *exclude; /* NULL or a point to leave out */
+    bool has_threshold; float threshold; /* score_threshold */
+};
+/* hits has room for limit; *count is how many there are. */
+int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, const struct ap_search *q, struct ap_hit *hits, size_t *count, struct ap_err *err);
+
+/* The current row of a point: AP_ENOTFOUND when it is not live. */
+int ap_view_point(struct ap_view *view, const struct ap_collection_view *c, const struct ap_point_id *id, uint64_t *slot, struct ap_err *err);
+/* A row by its slot, and its best vector as floats (raw, else decoded) into out[dim]; *raw says which. */
+int ap_view_row(struct ap_view *view, uint64_t slot, struct ap_row *row, struct ap_err *err);
+int ap_view_vector(struct ap_view *view, const struct ap_collection_view *c, uint64_t slot, const struct ap_row *row, float *out, bool *raw, struct ap_err *err);
+/* Live points in id order from `from` on (NULL: the first): fn gets id and slot until it returns non-zero. */
+int ap_view_scroll(struct ap_view *view, const struct ap_collection_view *c, const struct ap_point_id *from,
+                   int (*fn)(void *arg, const struct ap_point_id *id, uint64_t slot), void *arg, struct ap_err *err);
+/* Live points in any order. */
+int ap_view_scan(struct ap_view *view, const struct ap_collection_view *c, int (*fn)(void *arg, const struct ap_point_id *id, uint64_t slot), void *arg, struct ap_err *err);
+
+#endif
