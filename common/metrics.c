@@ -27,7 +27,7 @@ static const char *const type_names[] = {"counter", "gauge", "histogram"};
 struct ap_metric {
     struct ap_metric *next;
     char *labels; /* "" when none */
-    uint64_t count;     /* counter: the value; histogram: observations above the last bound go to +Inf only */
+    uint64_t count;     /* counter: the value */
     double value;       /* gauge: the value; histogram: the sum */
     uint64_t buckets[]; /* histogram: not cumulative, the last one is +Inf */
 };
