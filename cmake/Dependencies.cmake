@@ -1,0 +1,64 @@
+# antipode_deps: everything outside this repository that our code links, as one target.
+#
+# FAISS and librdkafka come from the cache that ./dev deps fills, unless ANTIPODE_FAISS_ROOT and
+# ANTIPODE_RDKAFKA_ROOT name other places; the rest are Debian packages, found by pkg-config.
+find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS C CXX)
+find_package(PkgConfig REQUIRED)
+
+set(ANTIPODE_FAISS_ROOT "" CACHE PATH "Where FAISS and its C API are installed (default: the cache of ./dev deps)")
+set(ANTIPODE_RDKAFKA_ROOT "" CACHE PATH "Where a static librdkafka is installed (default: the cache of ./dev deps)")
+
+function(antipode_root variable what)
+  if(${variable})
+    set(${variable}_FOUND_AT "${${variable}}" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND "${CMAKE_SOURCE_DIR}/dev" path ${what}
+    OUTPUT_VARIABLE path OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE status)
+  if(status OR NOT IS_DIRECTORY "${path}")
+    message(FATAL_ERROR "${what} is not built yet: run ./dev deps, or set ${variable}")
+  endif()
+  set(${variable}_FOUND_AT "${path}" PARENT_SCOPE)
+endfunction()
+
+# Paths of an older recipe must not survive in CMake's cache: these are looked up at every configuration.
+foreach(variable FAISS_C_LIBRARY FAISS_LIBRARY FAISS_INCLUDE RDKAFKA_LIBRARY RDKAFKA_INCLUDE)
+  unset(${variable} CACHE)
+endforeach()
+
+# ---- FAISS: its C API, itself, OpenBLAS, OpenMP -----------------------------------------------------------
+antipode_root(ANTIPODE_FAISS_ROOT faiss)
+find_library(FAISS_C_LIBRARY NAMES faiss_c_avx512 faiss_c_avx2 faiss_c_sve faiss_c REQUIRED
+  HINTS "${ANTIPODE_FAISS_ROOT_FOUND_AT}/lib")
+find_library(FAISS_LIBRARY NAMES faiss_avx512 faiss_avx2 faiss_sve faiss REQUIRED
+  HINTS "${ANTIPODE_FAISS_ROOT_FOUND_AT}/lib")
+find_path(FAISS_INCLUDE faiss/c_api/Index_c.h REQUIRED HINTS "${ANTIPODE_FAISS_ROOT_FOUND_AT}/include")
+pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+message(STATUS "FAISS: ${FAISS_C_LIBRARY}")
+
+add_library(antipode_faiss INTERFACE)
+target_include_directories(antipode_faiss SYSTEM INTERFACE "${FAISS_INCLUDE}")
+# FAISS is C++: whoever links it needs the C++ runtime, also from a C program.
+target_link_libraries(antipode_faiss INTERFACE
+  "${FAISS_C_LIBRARY}" "${FAISS_LIBRARY}" PkgConfig::OPENBLAS OpenMP::OpenMP_CXX stdc++ m)
+
+# ---- librdkafka, static: its own dependencies come after it -------------------------------------------------
+antipode_root(ANTIPODE_RDKAFKA_ROOT rdkafka)
+find_library(RDKAFKA_LIBRARY NAMES librdkafka.a REQUIRED HINTS "${ANTIPODE_RDKAFKA_ROOT_FOUND_AT}/lib")
+find_path(RDKAFKA_INCLUDE librdkafka/rdkafka.h REQUIRED HINTS "${ANTIPODE_RDKAFKA_ROOT_FOUND_AT}/include")
+pkg_check_modules(RDKAFKA_NEEDS REQUIRED IMPORTED_TARGET libzstd zlib libssl libcrypto)
+message(STATUS "librdkafka: ${RDKAFKA_LIBRARY}")
+
+add_library(antipode_rdkafka INTERFACE)
+target_include_directories(antipode_rdkafka SYSTEM INTERFACE "${RDKAFKA_INCLUDE}")
+target_link_libraries(antipode_rdkafka INTERFACE
+  "${RDKAFKA_LIBRARY}" PkgConfig::RDKAFKA_NEEDS Threads::Threads ${CMAKE_DL_LIBS} m)
+
+# ---- Debian's ------------------------------------------------------------------------------------------------
+pkg_check_modules(SYSTEM_LIBS REQUIRED IMPORTED_TARGET
+  avro-c jansson lmdb libmicrohttpd libxxhash libsodium libcurl)
+
+add_library(antipode_deps INTERFACE)
+target_link_libraries(antipode_deps INTERFACE
+  antipode_faiss antipode_rdkafka PkgConfig::SYSTEM_LIBS Threads::Threads m)
