@@ -139,6 +139,7 @@ START_TEST(file_errors_carry_the_path)
     char expected[200];
     snprintf(expected, sizeof expected, "%s:2: nope: unknown option, --help lists all of them", path);
     ck_assert_str_eq(err.msg, expected);
+    ck_assert_ptr_null(d.listen); /* freed with the rest */
     unlink(path);
     ck_assert_int_eq(load("--config=/nonexistent/antipode.conf"), AP_EIO);
     ck_assert_str_eq(err.msg, "cannot open the configuration file /nonexistent/antipode.conf: No such file or directory");

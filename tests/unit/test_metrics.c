@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "common/metrics.h"
 
 static struct ap_metrics *m;
@@ -128,7 +129,7 @@ START_TEST(process_lines_are_plausible)
     ck_assert_double_gt(strtod(strchr(rss, ' '), NULL), 500e3);
     const char *start = strstr(page, "\nprocess_start_time_seconds ");
     ck_assert_ptr_nonnull(start);
-    ck_assert_double_gt(strtod(strchr(start, ' '), NULL), 1.6e9);
+    ck_assert_double_le(fabs(strtod(strchr(start, ' '), NULL) - (double)time(NULL)), 30);
     const char *fds = strstr(page, "\nprocess_open_fds ");
     ck_assert_double_ge(strtod(strchr(fds, ' '), NULL), 3);
     ck_assert_ptr_nonnull(strstr(page, "\nantipode_build_info{version=\""));
@@ -139,10 +140,10 @@ END_TEST
 static void *updates(void *arg)
 {
     struct ap_metric **both = arg;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 200000; i++) {
         ap_count(both[0], 1);
         ap_observe(both[1], 0.5);
-        if (i % 5000 == 0)
+        if (i % 50000 == 0)
             ap_counter(m, "registered_total", i ? "late=\"1\"" : "late=\"0\"", "");
     }
     return NULL;
@@ -159,9 +160,9 @@ START_TEST(updates_of_many_threads_are_all_counted)
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     render();
-    ck_assert_ptr_nonnull(strstr(page, "\nc_total 80000\n"));
-    ck_assert_ptr_nonnull(strstr(page, "\nh_seconds_count 80000\n"));
-    ck_assert_ptr_nonnull(strstr(page, "\nh_seconds_sum 40000\n"));
+    ck_assert_ptr_nonnull(strstr(page, "\nc_total 800000\n"));
+    ck_assert_ptr_nonnull(strstr(page, "\nh_seconds_count 800000\n"));
+    ck_assert_ptr_nonnull(strstr(page, "\nh_seconds_sum 400000\n"));
 }
 END_TEST
 
