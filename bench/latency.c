@@ -1,0 +1,188 @@
+/* How long until a posted vector is searchable, at home and abroad.
+ *
+ *   bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate 1000] [--seconds 10] [--clients 4]
+ *
+ * Clients post one point a request, at the given rate together, each at its own due time. For each region a watcher asks
+ * the indexer for all points that are not seen yet, in one request, again and again; a point's time runs from just before
+ * its request was sent until the answer that has it was read. So the figure includes the write's own HTTP, up to one
+ * polling round, and nothing is taken off. Prints one JSON object. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include "bench/bench.h"
+
+enum { MAX_POINTS = 200000, MAX_BATCH = 256 };
+
+struct point { char id[37]; int64_t sent_ns; _Atomic int state; /* 0 none, 1 sent */ };
+
+struct run {
+    const char *producer, *collection;
+    struct bench_matrix m;
+    double rate;
+    size_t total, clients;
+    struct point *points;
+    _Atomic size_t next;
+    int64_t start_ns;
+    _Atomic bool failed;
+};
+
+struct client { struct run *run; pthread_t thread; double *ack_ms; size_t acks; };
+struct watcher { struct run *run; const char *url; pthread_t thread; double *ms; size_t seen, polls; };
+
+static void wait_until_ns(int64_t due)
+{
+    struct timespec t = { due / 1000000000, due % 1000000000 };
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) != 0)
+        ;
+}
+
+static void *client_main(void *arg)
+{
+    struct client *c = arg;
+    struct run *r = c->run;
+    struct bench_http http;
+    struct ap_buf body = {0};
+    char url[512];
+    snprintf(url, sizeof url, "%s/collections/%s/points", r->producer, r->collection);
+    bench_http_init(&http);
+    for (;;) {
+        size_t i = atomic_fetch_add(&r->next, 1);
+        if (i >= r->total)
+            break;
+        struct point *p = &r->points[i];
+        ap_buf_clear(&body);
+        ap_buf_printf(&body, "{\"points\":[{\"id\":\"%s\",\"vector\":", p->id);
+        bench_json_floats(&body, r->m.data + (i % r->m.rows) * r->m.dim, r->m.dim);
+        ap_buf_append(&body, "}]}", 3);
+        wait_until_ns(r->start_ns + (int64_t)((double)i * 1e9 / r->rate));
+        p->sent_ns = ap_mono_ns();
+        atomic_store_explicit(&p->state, 1, memory_order_release);
+        long status = bench_http_send(&http, "PUT", url, body.data, body.len);
+        if (status != 200)
+            bench_die("PUT %s: %ld %s", url, status, (char *)http.answer.data);
+        c->ack_ms[c->acks++] = (double)(ap_mono_ns() - p->sent_ns) / 1e6;
+    }
+    ap_buf_free(&body);
+    bench_http_fini(&http);
+    return NULL;
+}
+
+/* Ask for the outstanding points; drop those that the answer has. */
+static void watch_round(struct watcher *w, struct bench_http *http, const char *url, size_t *open, size_t *open_count, struct ap_buf *body)
+{
+    struct run *r = w->run;
+    ap_buf_clear(body);
+    ap_buf_printf(body, "{\"with_payload\":false,\"with_vector\":false,\"ids\":[");
+    for (size_t i = 0; i < *open_count; i++)
+        ap_buf_printf(body, i ? ",\"%s\"" : "\"%s\"", r->points[open[i]].id);
+    ap_buf_append(body, "]}", 2);
+    long status = bench_http_send(http, "POST", url, body->data, body->len);
+    int64_t now = ap_mono_ns();
+    if (status != 200)
+        bench_die("POST %s: %ld %s", url, status, (char *)http->answer.data);
+    size_t kept = 0;
+    for (size_t i = 0; i < *open_count; i++) {
+        struct point *p = &r->points[open[i]];
+        if (strstr((char *)http->answer.data, p->id))
+            w->ms[w->seen++] = (double)(now - p->sent_ns) / 1e6;
+        else
+            open[kept++] = open[i];
+    }
+    *open_count = kept;
+    w->polls++;
+}
+
+static void *watcher_main(void *arg)
+{
+    struct watcher *w = arg;
+    struct run *r = w->run;
+    struct bench_http http;
+    struct ap_buf body = {0};
+    size_t *open = malloc(MAX_BATCH * sizeof *open), open_count = 0, next = 0;
+    char url[512];
+    snprintf(url, sizeof url, "%s/collections/%s/points", w->url, r->collection);
+    bench_http_init(&http);
+    int64_t deadline = r->start_ns + (int64_t)((double)r->total * 1e9 / r->rate) + INT64_C(30000000000);
+    while (w->seen < r->total) {
+        while (next < r->total && open_count < MAX_BATCH && atomic_load_explicit(&r->points[next].state, memory_order_acquire) == 1)
+            open[open_count++] = next++;
+        if (open_count == 0) {
+            wait_until_ns(ap_mono_ns() + 200000);
+            continue;
+        }
+        watch_round(w, &http, url, open, &open_count, &body);
+        if (ap_mono_ns() > deadline)
+            bench_die("%s: %zu of %zu points were not found 30 s after the last was sent", w->url, r->total - w->seen, r->total);
+        wait_until_ns(ap_mono_ns() + 300000); /* leaves the cores to the system under test */
+    }
+    free(open);
+    ap_buf_free(&body);
+    bench_http_fini(&http);
+    return NULL;
+}
+
+static void print_region(const char *name, struct watcher *w)
+{
+    double p50 = bench_percentile(w->ms, w->seen, 0.50), p90 = bench_percentile(w->ms, w->seen, 0.90), p99 = bench_percentile(w->ms, w->seen, 0.99);
+    printf("\"%s\":{\"p50_ms\":%.2f,\"p90_ms\":%.2f,\"p99_ms\":%.2f,\"points\":%zu,\"polls\":%zu}", name, p50, p90, p99, w->seen, w->polls);
+}
+
+int main(int argc, char **argv)
+{
+    struct run r = { .rate = 1000, .clients = 4 };
+    const char *home = NULL, *abroad = NULL, *npy = NULL;
+    double seconds = 10;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--producer")) r.producer = argv[i + 1];
+        else if (!strcmp(argv[i], "--home")) home = argv[i + 1];
+        else if (!strcmp(argv[i], "--abroad")) abroad = argv[i + 1];
+        else if (!strcmp(argv[i], "--collection")) r.collection = argv[i + 1];
+        else if (!strcmp(argv[i], "--npy")) npy = argv[i + 1];
+        else if (!strcmp(argv[i], "--rate")) r.rate = atof(argv[i + 1]);
+        else if (!strcmp(argv[i], "--seconds")) seconds = atof(argv[i + 1]);
+        else if (!strcmp(argv[i], "--clients")) r.clients = (size_t)atoi(argv[i + 1]);
+        else bench_die("unknown option %s", argv[i]);
+    }
+    if (!r.producer || !home || !abroad || !r.collection || !npy || r.rate <= 0 || r.clients < 1 || r.clients > 64) {
+        fprintf(stderr, "usage: bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate N] [--seconds N] [--clients N]\n");
+        return 2;
+    }
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    r.m = bench_load_npy(npy);
+    r.total = (size_t)(r.rate * seconds);
+    if (r.total < 1 || r.total > MAX_POINTS)
+        bench_die("rate * seconds must be between 1 and %d", MAX_POINTS);
+    r.points = calloc(r.total, sizeof *r.points);
+    uint64_t seed = (uint64_t)ap_wall_us();
+    for (size_t i = 0; i < r.total; i++)
+        bench_uuid(&seed, r.points[i].id);
+    r.start_ns = ap_mono_ns() + 50000000;
+
+    struct client clients[64] = {0};
+    struct watcher watchers[2] = { { .run = &r, .url = home }, { .run = &r, .url = abroad } };
+    for (size_t i = 0; i < 2; i++) {
+        watchers[i].ms = calloc(r.total, sizeof(double));
+        pthread_create(&watchers[i].thread, NULL, watcher_main, &watchers[i]);
+    }
+    for (size_t i = 0; i < r.clients; i++) {
+        clients[i].run = &r;
+        clients[i].ack_ms = calloc(r.total, sizeof(double));
+        pthread_create(&clients[i].thread, NULL, client_main, &clients[i]);
+    }
+    double *acks = calloc(r.total, sizeof *acks);
+    size_t n = 0;
+    for (size_t i = 0; i < r.clients; i++) {
+        pthread_join(clients[i].thread, NULL);
+        memcpy(acks + n, clients[i].ack_ms, clients[i].acks * sizeof *acks);
+        n += clients[i].acks;
+    }
+    double took = (double)(ap_mono_ns() - r.start_ns) / 1e9;
+    for (size_t i = 0; i < 2; i++)
+        pthread_join(watchers[i].thread, NULL);
+    printf("{\"rate_asked\":%.0f,\"rate_had\":%.0f,", r.rate, (double)r.total / took);
+    printf("\"ack\":{\"p50_ms\":%.2f,\"p99_ms\":%.2f},", bench_percentile(acks, n, 0.50), bench_percentile(acks, n, 0.99));
+    print_region("home", &watchers[0]);
+    putchar(',');
+    print_region("abroad", &watchers[1]);
+    puts("}");
+    return 0;
+}
