@@ -179,7 +179,6 @@ static struct MHD_Daemon *start_daemon(struct ap_http_server *s, int fd, bool ip
                             MHD_OPTION_EXTERNAL_LOGGER, log_mhd, NULL,
                             MHD_OPTION_LISTEN_SOCKET, fd,
                             MHD_OPTION_URI_LOG_CALLBACK, ap_http_on_uri, s,
-                            MHD_OPTION_UNESCAPE_CALLBACK, ap_http_keep_raw, NULL,
                             MHD_OPTION_NOTIFY_COMPLETED, ap_http_on_completed, s,
                             MHD_OPTION_NOTIFY_CONNECTION, ap_http_on_connection, s,
                             MHD_OPTION_CONNECTION_LIMIT, s->options.max_connections + RESERVE_CONNECTIONS,

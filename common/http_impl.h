@@ -86,7 +86,6 @@ void ap_http_reply_fini(struct ap_http_reply *reply);
 
 /* MHD's callbacks (http_serve.c). */
 void *ap_http_on_uri(void *cls, const char *uri, struct MHD_Connection *connection);
-size_t ap_http_keep_raw(void *cls, struct MHD_Connection *connection, char *text);
 enum MHD_Result ap_http_on_access(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
                                   const char *version, const char *piece, size_t *piece_len, void **context);
 void ap_http_on_completed(void *cls, struct MHD_Connection *connection, void **context,

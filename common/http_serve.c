@@ -299,12 +299,6 @@ void *ap_http_on_uri(void *cls, const char *uri, struct MHD_Connection *connecti
     return req;
 }
 
-size_t ap_http_keep_raw(void *cls, struct MHD_Connection *connection, char *text)
-{
-    (void)cls, (void)connection;
-    return strlen(text); /* paths are split before they are decoded, or %2F would make a segment */
-}
-
 static void count_request(const struct ap_http_request *req, int status)
 {
     struct ap_http_endpoint *e = req->endpoint;

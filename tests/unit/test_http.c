@@ -484,6 +484,46 @@ START_TEST(stream_may_answer_amid_an_endless_body)
 }
 END_TEST
 
+START_TEST(short_rest_after_the_answer_is_dropped_and_the_connection_lives)
+{
+    CURL *curl = curl_easy_init();
+    char *body = calloc(1, 400000);
+    struct curl_slist *list = no_expect(curl);
+    seen.fail_after = 1;
+    set_post(curl, body, 400000);
+    expect(curl, "/stream", 400, "enough");
+    ck_assert_uint_eq(seen.pieces, 1);
+    struct reply r = perform(curl, "/c/a");
+    ck_assert_int_eq(r.connects, 0);
+    reply_free(&r);
+    curl_slist_free_all(list);
+    free(body);
+    curl_easy_cleanup(curl);
+}
+END_TEST
+
+/* Many clients write all they have before they read. A reset amid that would cost them the answer. */
+START_TEST(client_that_only_writes_is_not_reset)
+{
+    char request[128];
+    const size_t len = 8u << 20;
+    char *body = calloc(1, len);
+    int n = snprintf(request, sizeof request, "POST /c/a HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", len);
+    int fd = dial();
+    ck_assert_int_eq(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);
+    for (size_t sent = 0; sent < len;) {
+        ssize_t w = send(fd, body + sent, len - sent < 65536 ? len - sent : 65536, MSG_NOSIGNAL);
+        ck_assert_msg(w > 0, "reset after %zu bytes", sent);
+        sent += (size_t)w;
+    }
+    char answer[16] = "";
+    ck_assert_int_eq(recv(fd, answer, 12, MSG_WAITALL), 12);
+    ck_assert_str_eq(answer, "HTTP/1.1 413");
+    close(fd);
+    free(body);
+}
+END_TEST
+
 START_TEST(client_that_goes_away_ends_the_stream_without_end)
 {
     int fd = dial();
@@ -634,6 +674,8 @@ int main(void)
     tcase_add_test(tc, streamed_body_arrives_in_order_and_in_pieces);
     tcase_add_test(tc, stream_may_refuse_before_the_body);
     tcase_add_test(tc, stream_may_answer_amid_an_endless_body);
+    tcase_add_test(tc, short_rest_after_the_answer_is_dropped_and_the_connection_lives);
+    tcase_add_test(tc, client_that_only_writes_is_not_reset);
     tcase_add_test(tc, client_that_goes_away_ends_the_stream_without_end);
     tcase_add_test(tc, stop_lets_a_running_request_end);
     tcase_add_test(tc, stop_does_not_wait_for_idle_connections);
