@@ -26,8 +26,7 @@ uint64_t ap_clock_next_n(struct ap_clock *clock, uint32_t n)
     uint64_t last = atomic_load_explicit(&clock->last, memory_order_relaxed);
     uint64_t first;
     do {
-        /* A merged value near 2^64 would wrap and break the invariant; decoders refuse values past the year 6429. */
-        assert(last < UINT64_MAX - 65536);
+        assert(last <= UINT64_MAX - 65536); /* see AP_HLC_MAX */
         first = last + 1 > wall ? last + 1 : wall;
     } while (!atomic_compare_exchange_weak(&clock->last, &last, first + n - 1));
     return first;

@@ -11,6 +11,9 @@
 static inline int64_t ap_hlc_ms(uint64_t hlc) { return (int64_t)(hlc >> AP_HLC_COUNTER_BITS); }
 static inline uint64_t ap_hlc_make(int64_t ms, uint16_t counter) { return ((uint64_t)ms << AP_HLC_COUNTER_BITS) | counter; }
 
+/* The year 4199. Decoders refuse what is larger, so that merging what was decoded can never make a clock wrap. */
+#define AP_HLC_MAX ((uint64_t)1 << 62)
+
 struct ap_clock {
     _Atomic uint64_t last;   /* newest value given out or merged */
     _Atomic uint64_t heard;  /* newest value merged from others; 0 when none */

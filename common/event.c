@@ -8,15 +8,15 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include "common/avro_field.h"
 #include "common/avro_wire.h"
+#include "common/clock.h"
 #include "common/schema.h"
 
 #define MUTATION_FINGERPRINT UINT64_C(0x4792b3217d0b90fe)
 #define RAW_FINGERPRINT UINT64_C(0x72619cfe3413c48e)
 #define HEADER 10 /* C3 01 and the fingerprint */
 
-/* The year 4199: far behind any clock, and far enough below 2^64 that merging it never makes a clock wrap. */
-#define MAX_HLC ((int64_t)1 << 62)
 #define MAX_SEQ INT64_MAX
 
 enum { OP_UNKNOWN = AP_OP_HEARTBEAT + 1 };
@@ -72,7 +72,7 @@ static uint8_t *put_region(uint8_t *p, const struct ap_region *region)
 size_t ap_mutation_encode_to(const struct ap_mutation *m, uint8_t *out)
 {
     assert(m->seq > 0 && m->seq <= MAX_SEQ && m->version.writer != 0 && m->stream != 0);
-    assert(m->version.hlc <= MAX_HLC && m->clock <= MAX_HLC && m->op <= AP_OP_HEARTBEAT);
+    assert(m->version.hlc <= AP_HLC_MAX && m->clock <= AP_HLC_MAX && m->op <= AP_OP_HEARTBEAT);
     uint8_t *p = put_header(out, MUTATION_FINGERPRINT);
     *p++ = (uint8_t)(m->op << 1);
     p = ap_avro_put_long(p, (int64_t)m->version.hlc);
@@ -99,7 +99,7 @@ void ap_mutation_encode(const struct ap_mutation *m, struct ap_buf *buf)
 
 size_t ap_raw_vector_encode_to(const struct ap_raw_vector *r, uint8_t *out)
 {
-    assert(r->seq > 0 && r->seq <= MAX_SEQ && r->version.writer != 0 && r->stream != 0 && r->version.hlc <= MAX_HLC);
+    assert(r->seq > 0 && r->seq <= MAX_SEQ && r->version.writer != 0 && r->stream != 0 && r->version.hlc <= AP_HLC_MAX);
     uint8_t *p = put_header(out, RAW_FINGERPRINT);
     p = ap_avro_put_long(p, (int64_t)r->version.hlc);
     p = put_region(p, &r->version.region);
@@ -178,7 +178,7 @@ static int corrupt(struct ap_err *err, const char *what)
 
 static int check_version(const struct ap_version *v, uint64_t stream, uint64_t seq, uint64_t clock, struct ap_err *err)
 {
-    if (v->hlc > MAX_HLC || clock > MAX_HLC)
+    if (v->hlc > AP_HLC_MAX || clock > AP_HLC_MAX)
         return corrupt(err, "a clock out of range");
     if (v->writer == 0 || stream == 0)
         return corrupt(err, "an incarnation of 0");
@@ -257,32 +257,6 @@ static int decode_raw(const uint8_t *p, const uint8_t *end, struct ap_raw_vector
 
 /* ---- reading other versions ---- */
 
-/* Fields of a generic value of the newest schema, by name. A getter that fails is a programmer's error. */
-static avro_value_t field(const avro_value_t *value, const char *name)
-{
-    avro_value_t child;
-    int rc = avro_value_get_by_name(value, name, &child, NULL);
-    assert(rc == 0);
-    (void)rc;
-    return child;
-}
-
-static uint64_t unsigned_of(const avro_value_t *value)
-{
-    int64_t number = 0;
-    int rc = avro_value_get_long(value, &number);
-    assert(rc == 0);
-    (void)rc;
-    return (uint64_t)number;
-}
-
-static bool branch_of(const avro_value_t *value, avro_value_t *branch)
-{
-    int which = 0;
-    avro_value_get_discriminant(value, &which);
-    return which == 1 && avro_value_get_current_branch(value, branch) == 0;
-}
-
 /* Copy to scratch, which has the room; an empty one gets a pointer that is not NULL as well. */
 static const uint8_t *keep(struct ap_buf *scratch, const void *bytes, size_t len)
 {
@@ -292,29 +266,22 @@ static const uint8_t *keep(struct ap_buf *scratch, const void *bytes, size_t len
     return at;
 }
 
+/* version, stream and seq: what both records have. */
 static int version_of(const avro_value_t *value, struct ap_version *out, uint64_t *stream, uint64_t *seq, struct ap_err *err)
 {
-    avro_value_t child = field(value, "hlc"), branch;
-    const char *region = NULL;
-    size_t len = 1;
-    out->hlc = unsigned_of(&child);
-    child = field(value, "writer");
-    out->writer = unsigned_of(&child);
-    child = field(value, "seq");
-    *seq = unsigned_of(&child);
-    child = field(value, "stream");
-    *stream = branch_of(&child, &branch) ? unsigned_of(&branch) : out->writer;
-    child = field(value, "region");
-    avro_value_get_string(&child, &region, &len);
-    return set_region((const uint8_t *)region, len - 1, &out->region, err);
+    avro_value_t branch;
+    size_t len = 0;
+    out->hlc = ap_avro_u64(value, "hlc");
+    out->writer = ap_avro_u64(value, "writer");
+    *seq = ap_avro_u64(value, "seq");
+    *stream = ap_avro_optional(value, "stream", &branch) ? ap_avro_u64(value, "stream") : out->writer;
+    const char *region = ap_avro_string(value, "region", &len);
+    return set_region((const uint8_t *)region, len, &out->region, err);
 }
 
 static int mutation_of(const avro_value_t *value, size_t len, struct ap_mutation *m, struct ap_buf *scratch, struct ap_err *err)
 {
-    avro_value_t child, branch;
-    const void *bytes = NULL;
-    const char *text = NULL;
-    int op = OP_UNKNOWN;
+    avro_value_t branch;
     size_t size = 0;
     *m = (struct ap_mutation){0};
     ap_buf_clear(scratch);
@@ -323,22 +290,19 @@ static int mutation_of(const avro_value_t *value, size_t len, struct ap_mutation
     int rc = version_of(value, &m->version, &m->stream, &m->seq, err);
     if (rc)
         return rc;
-    child = field(value, "op");
-    avro_value_get_enum(&child, &op);
-    child = field(value, "clock");
-    m->clock = branch_of(&child, &branch) ? unsigned_of(&branch) : m->version.hlc;
-    child = field(value, "codec");
-    m->has_codec = branch_of(&child, &branch);
-    if (m->has_codec && avro_value_get_fixed(&branch, &bytes, &size) == 0)
-        m->codec = ap_be64(bytes);
-    child = field(value, "vector");
-    if (branch_of(&child, &branch) && avro_value_get_bytes(&branch, &bytes, &m->vector_len) == 0)
-        m->vector = keep(scratch, bytes, m->vector_len);
-    child = field(value, "payload");
-    if (branch_of(&child, &branch) && avro_value_get_string(&branch, &text, &size) == 0) {
-        m->payload_len = size - 1; /* Avro C counts the NUL */
-        m->payload = (const char *)keep(scratch, text, m->payload_len);
+    m->clock = ap_avro_optional(value, "clock", &branch) ? ap_avro_u64(value, "clock") : m->version.hlc;
+    m->has_codec = ap_avro_optional(value, "codec", &branch);
+    if (m->has_codec)
+        m->codec = ap_be64(ap_avro_bytes(value, "codec", &size));
+    if (ap_avro_optional(value, "vector", &branch)) {
+        const uint8_t *vector = ap_avro_bytes(value, "vector", &m->vector_len);
+        m->vector = keep(scratch, vector, m->vector_len);
     }
+    if (ap_avro_optional(value, "payload", &branch)) {
+        const char *payload = ap_avro_string(value, "payload", &m->payload_len);
+        m->payload = (const char *)keep(scratch, payload, m->payload_len);
+    }
+    int op = ap_avro_enum(value, "op");
     m->op = (enum ap_op)op;
     return check_mutation(m, op, err);
 }
@@ -381,8 +345,7 @@ int ap_raw_vector_decode(const struct ap_schemas *schemas, const void *bytes, si
         return decode_raw(p + HEADER, p + len, out, err);
     if (!schemas)
         return without_schemas(p, len, err);
-    avro_value_t value, child;
-    const void *vector = NULL;
+    avro_value_t value;
     int rc = ap_schema_read(schemas, "RawVector", bytes, len, &value, err);
     if (rc)
         return rc;
@@ -390,9 +353,8 @@ int ap_raw_vector_decode(const struct ap_schemas *schemas, const void *bytes, si
     ap_buf_clear(scratch);
     ap_buf_reserve(scratch, len + 1);
     rc = version_of(&value, &out->version, &out->stream, &out->seq, err);
-    child = field(&value, "vector");
-    if (rc == 0 && avro_value_get_bytes(&child, &vector, &out->vector_len) == 0)
-        out->vector = keep(scratch, vector, out->vector_len);
+    const uint8_t *vector = ap_avro_bytes(&value, "vector", &out->vector_len);
+    out->vector = keep(scratch, vector, out->vector_len);
     if (rc == 0)
         rc = check_version(&out->version, out->stream, out->seq, out->version.hlc, err);
     avro_value_decref(&value);

@@ -45,6 +45,8 @@ struct ap_point_id ap_key_point(const struct ap_key *key);
 int32_t ap_key_partition(const struct ap_key *key, int32_t partitions);
 uint32_t ap_murmur2(const void *bytes, size_t len);
 
+/* A producer with a predecessor passes the later of the wall clock and ap_incarnation_start_ms(predecessor) + 1: within a
+ * lineage larger is later even when the clock was set back. */
 uint64_t ap_incarnation_new(int64_t wall_ms);
 static inline int64_t ap_incarnation_start_ms(uint64_t incarnation) { return (int64_t)(incarnation >> 22); }
 

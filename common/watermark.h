@@ -3,7 +3,7 @@
  * A position is (stream, topic, partition) -> contiguous mark, and the clock (hlc) of the newest record at or below it.
  * Watermark record: key "watermark/<region>", value: region, sent_ms (our clock), and a list of positions; finished
  * incarnations appear as floors: (lineage, topic, partition) -> (incarnation, mark).
- * Token (what a write was given): text "ap1." + base64url of region, stream, hlc and a list of (topic, partition, seq),
+ * Token (what a write was given): text "ap1." + base64url of region, stream, lineage, hlc and a list of (topic, partition, seq),
  * with a checksum; at most 4 KiB. Topic is always the origin's name, without a mirror prefix. */
 #ifndef ANTIPODE_COMMON_WATERMARK_H
 #define ANTIPODE_COMMON_WATERMARK_H
@@ -17,7 +17,8 @@ int ap_watermark_decode(const struct ap_schemas *s, const void *value, size_t le
 void ap_watermark_fini(struct ap_watermark *w);
 
 struct ap_token_entry { char topic[64]; int32_t partition; uint64_t seq; };
-struct ap_token { struct ap_region region; uint64_t stream; uint64_t hlc; struct ap_token_entry *entries; size_t count; };
+struct ap_token { struct ap_region region; uint64_t stream; uint64_t hlc; struct ap_token_entry *entries; size_t count;
+                  uint64_t lineage; /* of the stream: floors do not name the streams they hold. 0: only the stream itself covers */ };
 void ap_token_format(const struct ap_token *t, struct ap_buf *out);                       /* appends text, no NUL */
 int ap_token_parse(const char *text, size_t len, struct ap_token *out, struct ap_err *err); /* AP_EINVAL: malformed */
 void ap_token_fini(struct ap_token *t);
