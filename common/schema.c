@@ -225,7 +225,7 @@ static const struct record *record_of(const struct ap_schemas *s, const struct a
         for (size_t i = 0; i < s->record_count; i++)
             if (strcmp(s->records[i].tree->name, root->name) == 0)
                 return &s->records[i];
-    ap_err_set(err, AP_EINVAL, AP_POISON, "schema of '%.100s', which is no record of ours",
+    ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "schema of '%.100s', which is no record of ours",
                root->name ? root->name : ap_avro_type_name(root->type));
     return NULL;
 }
@@ -242,7 +242,7 @@ int ap_schemas_learn(struct ap_schemas *s, const char *json, size_t len, uint64_
     if (out)
         *out = fp;
     const struct record *record = record_of(s, doc.root, err);
-    rc = !record ? AP_EINVAL : ap_avro_compatible(doc.root, record->tree, err);
+    rc = !record ? AP_EUNSUPPORTED : ap_avro_compatible(doc.root, record->tree, err);
     if (rc || find_entry(s, fp)) {
         if (rc && record)
             ap_err_wrap(err, "schema %016" PRIx64 " cannot be read as %s version %d", fp, record->name, record->newest.version);

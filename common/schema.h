@@ -1,7 +1,7 @@
 /* Avro schemas: every version ever written is embedded from schemas/; others become known through vec-control.
  *
  * Fingerprint: CRC-64-AVRO of the Parsing Canonical Form (Avro specification 1.11, "Schema Fingerprints").
- * Files: schemas/<Name>.v<n>.avsc, n from 1; the newest is what is written. Rules of evolution: docs/event-format.md.
+ * Files: schemas/<Name>.v<n>.avsc, n from 1; the newest is what is written. Rules of evolution: schemas/README.md.
  * Thread-safe: lookups take a read lock only when the schema is not an embedded one. */
 #ifndef ANTIPODE_COMMON_SCHEMA_H
 #define ANTIPODE_COMMON_SCHEMA_H
@@ -16,7 +16,8 @@ struct ap_schemas;
 int ap_schemas_new(struct ap_schemas **out, struct ap_err *err); /* parses the embedded ones */
 void ap_schemas_free(struct ap_schemas **schemas);
 /* Learn a schema from its JSON text (bounded to 64 KiB). Refused (AP_EINVAL) when it is no Avro or cannot be resolved to
- * the newest version of the record of that name that we have. *fingerprint is filled. Learning twice is fine. */
+ * the newest version of the record of that name that we have; AP_EUNSUPPORTED when we have none of that name.
+ * *fingerprint (may be NULL) is filled. Learning twice is fine. */
 int ap_schemas_learn(struct ap_schemas *schemas, const char *json, size_t len, uint64_t *fingerprint, struct ap_err *err);
 
 uint64_t ap_schema_fingerprint_of_json(const char *json, size_t len, struct ap_err *err); /* 0 on error */
