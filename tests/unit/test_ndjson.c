@@ -70,6 +70,15 @@ START_TEST(a_line_over_the_limit_is_named)
 }
 END_TEST
 
+START_TEST(an_endless_line_is_refused_while_it_arrives)
+{
+    struct ap_ndjson *s = ap_ndjson_new(8, on_line, &lines);
+    ck_assert_int_eq(ap_ndjson_feed(s, "12345", 5, &err), 0);
+    ck_assert_int_eq(ap_ndjson_feed(s, "67890", 5, &err), AP_ETOOBIG);
+    ap_ndjson_free(&s);
+}
+END_TEST
+
 START_TEST(nul_bytes_do_not_end_a_line)
 {
     ck_assert_int_eq(feed("a\0b\n\0\n", 6, 2, 8), 0);
@@ -114,6 +123,7 @@ int main(void)
     tcase_add_checked_fixture(tc, NULL, teardown);
     tcase_add_loop_test(tc, lines_are_split_and_numbered, 0, (int)(sizeof good / sizeof *good));
     tcase_add_test(tc, a_line_over_the_limit_is_named);
+    tcase_add_test(tc, an_endless_line_is_refused_while_it_arrives);
     tcase_add_test(tc, nul_bytes_do_not_end_a_line);
     tcase_add_test(tc, the_callbacks_error_ends_the_stream_and_stays);
     tcase_add_test(tc, a_whole_line_is_handed_out_in_place);

@@ -31,6 +31,7 @@ static int on_rows(void *arg, const float *rows, size_t count, size_t dim, uint6
     ck_assert_uint_eq(dim, got.dim);
     ck_assert_uint_eq(first, got.next);
     ck_assert_uint_gt(count, 0);
+    ck_assert_uint_eq((uintptr_t)rows % sizeof *rows, 0);
     if (got.refuse_at && first + count >= got.refuse_at)
         return ap_err_set(e, AP_EBUSY, AP_RETRY, "queue full");
     ap_buf_append(&got.rows, rows, count * dim * sizeof *rows);
@@ -98,8 +99,11 @@ START_TEST(float32_rows_arrive_whatever_the_pieces)
     for (int i = 0; i < 150; i++)
         rows[i] = (float)i * 0.37f - 20;
     struct ap_buf stream = {0};
+    char header[1200];
     for (int version = 1; version <= 3; version++) {
-        build(&stream, version, "{'descr': '<f4', 'fortran_order': False, 'shape': (50, 3), }", rows, sizeof rows);
+        int wide = version == 2 ? 3 : 1000; /* a length of one byte, and of two */
+        snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (50,%*d), }", wide, 3);
+        build(&stream, version, header, rows, sizeof rows);
         ck_assert_int_eq(feed(&stream, pieces[_i]), 0);
         ck_assert_uint_eq(got.declared, 50);
         ck_assert_uint_eq(got.rows.len, sizeof rows);
@@ -195,6 +199,9 @@ START_TEST(too_few_and_too_many_bytes_name_the_row)
     build(&stream, 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }", rows, 25);
     ck_assert_int_eq(feed(&stream, pieces[_i]), AP_EINVAL);
     ck_assert_str_eq(err.msg, "npy: row 3: bytes follow the 3 rows that the header declares");
+    ck_assert_uint_eq(got.next, 3);
+    build(&stream, 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }", rows, 32);
+    ck_assert_int_eq(feed(&stream, pieces[_i]), AP_EINVAL);
     ck_assert_uint_eq(got.next, 3);
     stream.len = 40;
     ck_assert_int_eq(feed(&stream, pieces[_i]), AP_EINVAL);
