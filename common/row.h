@@ -13,7 +13,9 @@
  *   40  u64  hlc             48 u64 writer            56 u64 codec (0 unless AP_ROW_CODEC)
  *   64  u32  vector bytes    68 u32 payload bytes
  *   72  vector, payload, region, patches
- * Patches, sorted by key: see row.c. */
+ * Patches, sorted by key: see row.c. The payload of a PATCH is a JSON object of these words, all optional:
+ *   {"set":{...}} set keys, {"delete":["k",...]} delete keys, {"overwrite":{...}} replace the whole payload (in one patch
+ *   with set or delete: replace first), {"clear":true} the same with {}. */
 #ifndef ANTIPODE_COMMON_ROW_H
 #define ANTIPODE_COMMON_ROW_H
 #include "common/event.h"
@@ -40,11 +42,17 @@ int ap_row_read(const void *bytes, size_t len, int verify, struct ap_row *out, s
 
 /* Merge a mutation (UPSERT, PATCH or DELETE) into current (NULL: the point was never seen). The new row is appended to
  * out (which the caller cleared). Returns 1 when the row changed, 0 when the mutation was older or already in (out is then
- * left empty), negative on error (AP_EINVAL, POISON: a patch whose payload is no such object). */
+ * left empty), negative on error (AP_EINVAL, POISON: a patch whose payload is no such object). A current row that fails
+ * its checksum counts as never seen. */
 int ap_row_merge(const struct ap_key *key, const struct ap_row *current, const struct ap_mutation *m, struct ap_buf *out, struct ap_err *err);
 
+/* Merge two rows of one key (both sound): what all mutations of both would have made. As ap_row_merge, 1 when it differs
+ * from current. */
+int ap_row_join(const struct ap_row *current, const struct ap_row *other, struct ap_buf *out);
+
 /* The payload as a reader sees it: base payload with patches applied, JSON text appended to out ("{}" never; nothing
- * appended when there is no payload). Without patches the caller may use row->payload directly. */
+ * appended when there is no payload, or the row is not live). Without patches the text is as received, with patches its
+ * keys are sorted. AP_ECORRUPT, POISON: patches upon a base payload that is no JSON object. */
 int ap_row_payload(const struct ap_row *row, struct ap_buf *out, struct ap_err *err);
 /* Newest version in the row, patches included: what Qdrant's `version` of a point is made from. */
 struct ap_version ap_row_newest(const struct ap_row *row);
