@@ -382,7 +382,7 @@ int ap_catalog_apply(struct ap_catalog *catalog, const struct ap_region *origin,
         return 0;
     int rc = ap_control_decode(catalog->schemas, value, value_len, &c, err);
     if (rc)
-        return rc;
+        return rc == AP_EUNSUPPORTED ? 0 : rc; /* a kind newer than this program: nothing here depends on it */
     ap_control_key(&c, &expected);
     if (by_region(&c.version.region, origin) != 0)
         rc = ap_err_set(err, AP_EINVAL, AP_POISON, "control record of region %s in the topic of %s", c.version.region.name, origin->name);

@@ -347,7 +347,7 @@ int ap_control_decode(const struct ap_schemas *schemas, const void *value, size_
     out->version.hlc = ap_avro_u64(&record, "hlc");
     out->version.writer = ap_avro_u64(&record, "writer");
     if (kind == KIND_UNKNOWN)
-        rc = ap_err_set(err, AP_ESCHEMA, AP_RETRY, "control record: a kind newer than this program: upgrade it");
+        rc = ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "control record: a kind newer than this program");
     else if (ap_region_parse(region, region_len, &out->version.region, NULL))
         rc = bad(err, "not the name of a region");
     else if (!ap_avro_optional(&record, fields[kind], &branch))

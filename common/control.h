@@ -53,7 +53,9 @@ struct ap_control {
 };
 
 int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err);
-/* Everything is owned by *out; release with ap_control_fini. Validates what it reads (names, ranges, chunk counts). */
+/* Everything is owned by *out; release with ap_control_fini. Validates what it reads (names, ranges, chunk counts).
+ * AP_ECORRUPT; AP_ESCHEMA, RETRY: a schema not known yet, or a value that needs a newer program; AP_EUNSUPPORTED: a kind
+ * that this program does not have. Encoding refuses (AP_ECORRUPT) what could not be read back. */
 int ap_control_decode(const struct ap_schemas *schemas, const void *value, size_t len, struct ap_control *out, struct ap_err *err);
 void ap_control_fini(struct ap_control *c);
 void ap_control_key(const struct ap_control *c, struct ap_buf *out); /* appends the text above, no NUL */
