@@ -1,0 +1,177 @@
+"""The demo: vectors posted in eu, found in us. Everything printed was measured in this run.
+
+    show(eu, us, data)    eu and us are running Regions; data is the folder with the sample
+"""
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+
+from harness.api import Api
+from harness.wait import wait_until
+
+COLLECTION = "debian"
+DIM = 384
+ROWS = 4000
+CODEC_ROWS = 2000  # so many vectors train the codec here; they themselves travel as float32
+
+
+def load_npy_f16(path: Path) -> list[tuple[float, ...]]:
+    raw = path.read_bytes()
+    header = struct.unpack_from("<H", raw, 8)[0]
+    floats = struct.unpack(f"<{(len(raw) - 10 - header) // 2}e", raw[10 + header:])
+    return [floats[i:i + DIM] for i in range(0, len(floats), DIM)]
+
+
+def load_jsonl(path: Path) -> list[dict]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt") as f:
+        return [json.loads(line) for line in f]
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def post_rows(producer: Api, rows: range, vectors, payloads) -> None:
+    """NDJSON, streamed in chunks as they are made."""
+    def body():
+        for i in rows:
+            yield (json.dumps({"id": i, "vector": vectors[i], "payload": payloads[i]}) + "\n").encode()
+    result = producer.call("POST", f"/collections/{COLLECTION}/points/bulk", body(),
+                           {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"})
+    if result["points"] != len(rows):
+        raise RuntimeError(f"of {len(rows)} rows {result['points']} were acknowledged: {result}")
+
+
+def count(indexer: Api) -> int:
+    status, text = indexer.request("POST", f"/collections/{COLLECTION}/points/count", {"exact": True})
+    return json.loads(text)["result"]["count"] if status == 200 else 0
+
+
+class Watch(threading.Thread):
+    """Notes when a region has n points."""
+
+    def __init__(self, name: str, url: str, n: int, since: float):
+        super().__init__(daemon=True)
+        self.region, self.api, self.n, self.since = name, Api(url), n, since
+        self.took: float | None = None
+        self.start()
+
+    def run(self):
+        wait_until(lambda: count(self.api) >= self.n, 60, f"{self.region} has {self.n} points", every_s=0.01)
+        self.took = time.monotonic() - self.since
+
+    def seconds(self) -> float:
+        self.join()
+        if self.took is None:
+            raise RuntimeError(f"{self.region} did not get all {self.n} points within 60 s")
+        return self.took
+
+
+def load(eu, us, vectors, payloads) -> None:
+    producer = Api(eu.producer_url)
+    say(f"\nposting {ROWS} embeddings ({DIM} dimensions, with payload) to eu")
+    half = range(0, CODEC_ROWS)
+    start = time.monotonic()
+    post_rows(producer, half, vectors, payloads)
+    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer_url, len(half), start) for r in (eu, us)]}
+    say(f"  the first {len(half)}, as float32 because the codec is trained on them:")
+    say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
+    wait_until(lambda: codec_in_use(producer), 60, "the codec is trained and published")
+    before = wan_bytes(eu)
+    rest = range(CODEC_ROWS, ROWS)
+    start = time.monotonic()
+    post_rows(producer, rest, vectors, payloads)
+    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer_url, ROWS, start) for r in (eu, us)]}
+    say(f"  the other {len(rest)}, as codes:")
+    say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
+    bytes_each = (wan_bytes(eu) - before) / len(rest)
+    payload_bytes = sum(len(json.dumps(payloads[i])) for i in rest) / len(rest)
+    say(f"    {bytes_each:.0f} bytes a vector crossed from eu to us, payload included ({payload_bytes:.0f} bytes of JSON each); float32 alone is {4 * DIM}")
+
+
+def codec_in_use(producer: Api) -> bool:
+    return any(name == "antipode_producer_codec_in_use" and value > 0 for name, _, value in producer.metrics())
+
+
+def wan_bytes(region) -> int:
+    """Bytes that the region's Kafka has sent over its WAN listener."""
+    return region.wan_bytes_out()
+
+
+def ask(regions, questions) -> None:
+    vector, payload = questions
+    say(f"\nwhat is like \"{payload['name']}: {payload['summary']}\"? (it is not among the loaded)")
+    for region in regions:
+        api = Api(region.indexer_url)
+        start = time.perf_counter()
+        points = api.post(f"/collections/{COLLECTION}/points/query", {"query": vector, "limit": 5, "with_payload": True})["points"]
+        ms = (time.perf_counter() - start) * 1000
+        say(f"  {region.name} ({ms:.1f} ms)")
+        for p in points:
+            say(f"    {p['score']:.3f}  {p['payload']['name']:<24} {p['payload']['summary'][:70]}")
+
+
+def single_point_times(eu, us, vector) -> None:
+    """One point at a time, home and abroad."""
+    producer, took = Api(eu.producer_url), {eu.name: [], us.name: []}
+    readers = {r.name: Api(r.indexer_url) for r in (eu, us)}
+    probe = 10_000_000
+    for i in range(30):
+        start = time.perf_counter()
+        producer.put(f"/collections/{COLLECTION}/points", {"points": [{"id": probe + i, "vector": vector}]})
+        for name, reader in readers.items():
+            wait_until(lambda: reader.request("GET", f"/collections/{COLLECTION}/points/{probe + i}")[0] == 200, 20,
+                       f"point {probe + i} is in {name}", every_s=0.0005)
+            took[name].append((time.perf_counter() - start) * 1000)
+    producer.post(f"/collections/{COLLECTION}/points/delete", {"points": [probe + i for i in range(30)]})
+    for name, reader in readers.items():
+        wait_until(lambda: count(reader) == ROWS, 20, f"the probes are deleted in {name}")
+    say("\none point alone, from sending it until it is found: " +
+        ", ".join(f"{name} {sorted(ms)[len(ms) // 2]:.1f} ms (median of {len(ms)})" for name, ms in took.items()))
+
+
+def lag(regions) -> None:
+    say("\nreplication lag, from heartbeats")
+    for region in regions:
+        worst: dict[str, float] = {}
+        for name, labels, value in Api(region.consumer_url).metrics():
+            if name == "replication_lag_seconds":
+                worst[labels["origin"]] = max(worst.get(labels["origin"], 0), value)
+        say(f"  in {region.name}: " + ", ".join(f"{origin} {seconds:.2f} s" for origin, seconds in sorted(worst.items())))
+
+
+def show(eu, us, data: Path) -> None:
+    vectors, payloads = load_npy_f16(data / "debian-4k.f16.npy"), load_jsonl(data / "debian-4k.jsonl.gz")
+    q_vectors, q_payloads = load_npy_f16(data / "questions.f16.npy"), load_jsonl(data / "questions.jsonl")
+    producer = Api(eu.producer_url)
+    producer.put(f"/collections/{COLLECTION}", {"vectors": {"size": DIM, "distance": "Cosine"}})
+    for region in (eu, us):
+        wait_until(lambda: Api(region.indexer_url).request("GET", f"/collections/{COLLECTION}")[0] == 200, 60,
+                   f"{region.name} knows the collection")
+    load(eu, us, vectors, payloads)
+    single_point_times(eu, us, q_vectors[0])
+    say("\npoints: " + ", ".join(f"{r.name} {count(Api(r.indexer_url))}" for r in (eu, us)))
+    for question in list(zip(q_vectors, q_payloads))[:2]:
+        ask((eu, us), question)
+    lag((eu, us))
+    point = next(i for i, p in enumerate(payloads) if p["summary"])
+    say(f"""
+try it: what is like "{payloads[point]['name']}: {payloads[point]['summary']}", asked in us
+  curl -s {us.indexer_url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'
+
+        write here              read here (and write, passed on)   lag and health
+  eu    {eu.producer_url}   {eu.indexer_url}              {eu.consumer_url}/metrics
+  us    {us.producer_url}   {us.indexer_url}              {us.consumer_url}/metrics
+
+The regions go on running: ./dev status, ./dev logs, ./dev stop.""")
+
+
+if __name__ == "__main__":
+    sys.exit("run ./dev demo")
