@@ -51,10 +51,10 @@ static const struct property consumer[] = {
     { "fetch.queue.backoff.ms", "5" }, /* a second by default, whenever the queues were full */
     { "fetch.error.backoff.ms", "50" },
     { "queued.max.messages.kbytes", "65536" },
+    { "enable.partition.eof", "true" }, /* an idle partition must be told from a silent one */
 };
 
 static const struct property follower[] = {
-    { "enable.partition.eof", "true" },
     { "auto.offset.reset", "earliest" }, /* compacted topics: whatever is left is what counts */
     { "queued.max.messages.kbytes", "8192" },
 };
@@ -75,7 +75,7 @@ static const struct property fixed[] = {
     { "enable.auto.commit", "offsets are committed after the store" },
     { "enable.auto.offset.store", "offsets are committed after the store" },
     { "auto.offset.reset", "a consumer that has lost its place must say so" },
-    { "enable.partition.eof", "followers rest on it, others do not expect it" },
+    { "enable.partition.eof", "catching up is noticed by it" },
     { "check.crcs", "damaged records must not be applied" },
     { "group.id", "it is made from the region and the worker" },
     { "group.instance.id", "partitions are assigned statically" },

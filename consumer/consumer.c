@@ -84,31 +84,14 @@ static int open_store(struct ap_consumer *c, struct ap_err *err)
     return 0;
 }
 
-/* End-of-partition events tell an idle partition from a silent one, also behind transaction markers. */
-static rd_kafka_t *new_client(const struct ap_config_extra *extra, const char *client_id, const char *group, struct ap_err *err)
-{
-    struct ap_kafka_property *all = calloc(extra->kafka_count + 1, sizeof *all);
-    if (!all)
-        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory"), NULL;
-    char key[] = "enable.partition.eof", value[] = "true";
-    if (extra->kafka_count)
-        memcpy(all, extra->kafka, extra->kafka_count * sizeof *all);
-    all[extra->kafka_count] = (struct ap_kafka_property){key, value};
-    struct ap_config_extra with_eof = {all, extra->kafka_count + 1};
-    rd_kafka_t *rk = ap_kafka_consumer(&with_eof, client_id, group, err);
-    free(all);
-    return rk;
-}
-
 static int open_kafka(struct ap_consumer *c, const struct ap_config_extra *extra, struct ap_err *err)
 {
     char client_id[64], group[64];
     snprintf(client_id, sizeof client_id, "antipode-consumer-%s-%lld", c->settings->region, (long long)c->settings->worker);
     snprintf(group, sizeof group, "antipode-%s-%lld", c->settings->region, (long long)c->settings->worker);
-    c->rk = new_client(extra, client_id, group, err);
+    c->rk = ap_kafka_consumer(extra, client_id, group, err);
     if (!c->rk)
         return ap_err_wrap(err, "Kafka");
-    rd_kafka_poll_set_consumer(c->rk);
     c->queue = rd_kafka_queue_get_consumer(c->rk);
     ap_sources_init(&c->sources, c->settings, c->rk);
     int rc = ap_dead_new(&c->dead, extra, client_id, err);

@@ -31,7 +31,7 @@ struct ap_scout {
     pthread_cond_t wake;
     bool stop;
     _Atomic int pending;   /* findings to take */
-    char cluster[AP_CLUSTER_ID_MAX], trouble[256];
+    char cluster[AP_CLUSTER_ID_MAX], trouble[480];
     size_t count;
     struct topic *topics;
     struct ap_log_limit complaint;
@@ -144,6 +144,7 @@ static void round_once(struct ap_scout *s)
         if (s->topics[i].known && !due(s, &s->topics[i]))
             continue;
         struct ap_found found;
+        int64_t asked_ms = ap_mono_ms();
         int rc = ask(s, i, &found, &err);
         if (rc == 1)
             report(s, &found);
@@ -152,7 +153,7 @@ static void round_once(struct ap_scout *s)
         if (rc >= 0)
             continue;
         snprintf(trouble, sizeof trouble, "%s", err.msg);
-        if (rc == AP_ENOTREADY || rc == AP_ETIMEOUT)
+        if (ap_mono_ms() - asked_ms >= REQUEST_MS / 2)
             break; /* nobody answers: one such wait a round is enough */
     }
     set_trouble(s, trouble);
