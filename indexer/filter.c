@@ -204,11 +204,11 @@ static int parse_match(struct condition *c, json_t *json, const char *parent, st
     return rc;
 }
 
-/* A bound of the range; NULL leaves it open. Of gt and gte the tighter counts. */
+/* A bound of the range; NULL leaves it open. gt is set before gte and lt before lte: an equal second one adds nothing. */
 static void set_above(struct condition *c, const json_t *json, bool included)
 {
     double v = json_number_value(json);
-    if (!json || v < c->above || (v <= c->above && included && c->above > -INFINITY))
+    if (!json || v <= c->above)
         return;
     c->above = v;
     c->above_included = included;
@@ -217,7 +217,7 @@ static void set_above(struct condition *c, const json_t *json, bool included)
 static void set_below(struct condition *c, const json_t *json, bool included)
 {
     double v = json_number_value(json);
-    if (!json || v > c->below || (v >= c->below && included && c->below < INFINITY))
+    if (!json || v >= c->below)
         return;
     c->below = v;
     c->below_included = included;
