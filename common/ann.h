@@ -40,12 +40,17 @@ void ap_codec_unref(struct ap_codec **c);
 struct ap_ann;
 /* Build from n vectors; ordinal i is vector i. factory as FAISS's index_factory ("IVF256,SQ8", "Flat", "HNSW16"). */
 int ap_ann_build(const char *factory, uint32_t dim, enum ap_distance distance, const float *vectors, size_t n, int threads, struct ap_ann **out, struct ap_err *err);
+/* The same in steps, so that memory stays bounded: train on a sample, then add in order of ordinals; not searched meanwhile. */
+int ap_ann_train(const char *factory, uint32_t dim, enum ap_distance distance, const float *sample, size_t n, int threads, struct ap_ann **out, struct ap_err *err);
+int ap_ann_add(struct ap_ann *a, const float *vectors, size_t n, int threads, struct ap_err *err);
 /* The k nearest ordinals whose bit is set in live (bit i of byte i/8; NULL: all): best first, ordinals -1 past the end.
  * score: inner product (larger is better) or squared L2 (smaller is better). effort 0: the default chosen at build;
  * otherwise nprobe or efSearch, clamped. */
 int ap_ann_search(const struct ap_ann *a, const float *query, size_t k, uint32_t effort, const uint8_t *live, float *score, int64_t *ordinal, struct ap_err *err);
 int ap_ann_save(const struct ap_ann *a, int fd, struct ap_err *err);   /* at fd's position */
 int ap_ann_load(int fd, struct ap_ann **out, struct ap_err *err);      /* from fd's position */
+uint32_t ap_ann_dim(const struct ap_ann *a);
+size_t ap_ann_count(const struct ap_ann *a);
 size_t ap_ann_bytes(const struct ap_ann *a);
 void ap_ann_free(struct ap_ann **a);
 
