@@ -361,11 +361,12 @@ static bool is_complete(const struct entry *e)
     return e->ended && e->count == 0 && e->mark >= e->end && e->lineage != 0;
 }
 
-/* Collapse e, and then those after it that only waited for it. e may be gone afterwards. */
-static void collapse(struct ap_positions *p, struct entry *e)
+/* Collapse e, and then those after it that only waited for it. True: something went, maybe e. */
+static bool collapse(struct ap_positions *p, struct entry *e)
 {
+    bool went = false;
     if (!is_complete(e))
-        return;
+        return false;
     e = lowest_beside(p, e);
     while (e && is_complete(e)) {
         struct entry *below = find(p, true, e->lineage, e->topic, e->partition);
@@ -382,8 +383,10 @@ static void collapse(struct ap_positions *p, struct entry *e)
         raise_to(&below->clock, e->clock);
         touch(p, below);
         drop(p, e);
+        went = true;
         e = lowest_beside(p, below);
     }
+    return went;
 }
 
 /* e's lineage has become known. A replay of what was complete long ago goes. */
@@ -415,11 +418,9 @@ again:
             }
 collapse_again:
     for (size_t i = 0; found && i <= p->mask; i++)
-        for (struct entry *e = p->buckets[i]; e; e = e->next) {
-            size_t before = p->used;
-            if (is_complete(e) && (collapse(p, e), p->used != before))
+        for (struct entry *e = p->buckets[i]; e; e = e->next)
+            if (collapse(p, e))
                 goto collapse_again;
-        }
 }
 
 /* --- what the consumer asks --- */

@@ -7,7 +7,8 @@
  *
  * Databases (LMDB named): log (slot u64 native integer key, MDB_APPEND) -> row; raw (slot) -> float32 LE vector;
  * positions, offsets, control, digests, meta. Formats: docs/architecture.md, "The store's file".
- * Beside the file: `seen`, 8 bytes written by the indexer: the slot up to which it needs nothing old any more;
+ * Beside the file: `seen`, 16 bytes written by the indexer: the slot up to which it needs nothing old any more, and a
+ * check; `writer.lock`, held and filled with its process id by the writer;
  * `wake.sock`, a datagram socket that the indexer binds and the writer pokes after each commit. */
 #ifndef ANTIPODE_COMMON_STORE_H
 #define ANTIPODE_COMMON_STORE_H
@@ -31,7 +32,10 @@ struct ap_store_options {
 };
 int ap_store_open(struct ap_store **out, const struct ap_store_options *options, struct ap_err *err);
 void ap_store_close(struct ap_store **store); /* after its writer and snapshots */
+/* rows: current ones, tombstones too. used_bytes: what tables and rows fill of the file; the rest is free for reuse. */
 struct ap_store_stats { uint64_t file_bytes, used_bytes, rows, first_slot, next_slot; };
+/* Random, made with the store: slots of a store with another id mean nothing here. */
+uint64_t ap_store_id(const struct ap_store *store);
 int ap_store_stats(struct ap_store *store, struct ap_store_stats *out, struct ap_err *err);
 
 /* --- writing; every error here except AP_EINVAL is fatal for the writer: close it, say so, stop --- */
@@ -58,7 +62,10 @@ int ap_writer_get_offset(struct ap_writer *w, const char *cluster, const uint8_t
 
 /* The cleaner: inside a batch, move up to max_rows of the oldest rows that are still current forward and drop the range
  * behind them, never beyond `seen`. Does nothing while less than half of the log is dead. collection_dead (may be NULL):
- * rows of such a collection are dropped. Returns rows dropped through *dropped. */
+ * rows of such a collection are dropped. Returns rows dropped through *dropped.
+ * Moving and dropping are two steps: a range goes in a later call, when `seen` has passed the copies of its rows. So a
+ * slot that the indexer still holds for current is never missing, if the indexer writes to `seen` only what every one of
+ * its queries has got past. */
 int ap_writer_clean(struct ap_writer *w, size_t max_rows, uint64_t seen, bool (*collection_dead)(void *, uint64_t collection), void *arg, size_t *dropped, struct ap_err *err);
 int ap_store_seen_read(struct ap_store *store, uint64_t *seen);       /* 0 when no indexer has ever run */
 int ap_store_seen_write(struct ap_store *store, uint64_t seen, struct ap_err *err); /* indexer; atomic */
@@ -70,7 +77,8 @@ uint64_t ap_snapshot_next_slot(const struct ap_snapshot *s);
 uint64_t ap_snapshot_first_slot(const struct ap_snapshot *s);  /* oldest slot in the log; = next when empty */
 /* Row at slot, pointing into the map until the snapshot ends. AP_ENOTFOUND: cleaned away or not written yet. */
 int ap_snapshot_row(const struct ap_snapshot *s, uint64_t slot, struct ap_row *out, struct ap_err *err);
-/* Rows from slot on, in order, until fn returns non-zero (then that is returned; 0 at the end). */
+/* Rows from slot on, in order, until fn returns non-zero (then that is returned; 0 at the end). Checksums are not looked
+ * at; a row too broken to read is passed with flags 0, its bytes, and a zero key. */
 int ap_snapshot_scan(const struct ap_snapshot *s, uint64_t from, int (*fn)(void *arg, uint64_t slot, const struct ap_row *row), void *arg, struct ap_err *err);
 /* Raw vector of the row at slot: borrowed, maybe unaligned; AP_ENOTFOUND (with err untouched) when there is none. */
 int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **vector, size_t *len);
@@ -82,7 +90,13 @@ int ap_snapshot_control(const struct ap_snapshot *s, int (*fn)(void *arg, const 
  * id's XXH3. Zero when empty. */
 struct ap_digest { uint64_t sum, rows; };
 #define AP_DIGEST_BUCKETS 4096
+uint32_t ap_digest_bucket(const struct ap_key *key);
 int ap_snapshot_digest(const struct ap_snapshot *s, uint64_t collection, uint32_t bucket, struct ap_digest *out, struct ap_err *err);
+
+/* All buckets of a collection at once. */
+int ap_snapshot_digests(const struct ap_snapshot *s, uint64_t collection, struct ap_digest out[AP_DIGEST_BUCKETS], struct ap_err *err);
+/* Kafka offsets as ap_writer_put_offset left them, until fn returns non-zero (then that is returned). */
+int ap_snapshot_offsets(const struct ap_snapshot *s, int (*fn)(void *arg, const char *cluster, const uint8_t topic_id[16], const char *name, int32_t partition, int64_t next), void *arg, struct ap_err *err);
 
 /* --- waking the indexer --- */
 /* Indexer: a datagram socket fd to poll; drained by ap_store_wake_drain. */

@@ -1,0 +1,116 @@
+/* What the files of the store share. Not for others.
+ *
+ * store.c          opening, identity, errors, `seen`, wake.sock
+ * store_snapshot.c reading
+ * store_writer.c   batches
+ * store_clean.c    the cleaner
+ * store_digest.c   the digests in memory
+ *
+ * Formats, integers little-endian unless said otherwise:
+ *   meta "identity"  u32 format, i32 worker, i32 workers, u32 0, u64 id, 16 bytes region
+ *   meta "state"     u64 next slot, u64 first slot, u64 current rows, u64 control version
+ *   log              key: slot, native u64; value: row (row.h)
+ *   raw              key: slot; value: float32
+ *   positions        positions.c
+ *   offsets          key: 16 bytes topic id, u32 partition (big-endian), cluster id; value: i64 next, topic name
+ *   control          key: 16 bytes origin region, control key; value: the record's value
+ *   digests          key: u64 collection (big-endian), u8 piece; value: 64 times u64 sum, u64 rows */
+#ifndef ANTIPODE_COMMON_STORE_INTERNAL_H
+#define ANTIPODE_COMMON_STORE_INTERNAL_H
+#include <lmdb.h>
+#include <pthread.h>
+#include "common/store.h"
+
+enum ap_store_db { AP_DB_LOG, AP_DB_RAW, AP_DB_POSITIONS, AP_DB_OFFSETS, AP_DB_CONTROL, AP_DB_DIGESTS, AP_DB_META, AP_DB_COUNT };
+
+struct ap_store_state { uint64_t next_slot, first_slot, rows, control_version; };
+#define AP_STATE_BYTES 32
+
+struct ap_store {
+    char *path;
+    size_t map_bytes;
+    bool read_only;
+    MDB_env *env;
+    MDB_dbi db[AP_DB_COUNT];
+    int dir_fd;
+    uint64_t id;
+    pthread_mutex_t pool_lock;   /* guards pool */
+    struct ap_snapshot *pool;    /* reset read transactions, ready for renewal */
+};
+
+struct ap_snapshot {
+    struct ap_store *store;
+    MDB_txn *txn;
+    struct ap_store_state state;
+    struct ap_snapshot *next;    /* in the pool */
+};
+
+/* Say what an LMDB or system error means, and what to do. */
+int ap_store_fail(const struct ap_store *s, int rc, const char *what, struct ap_err *err);
+void ap_store_poke(const struct ap_store *s, int fd); /* one datagram to wake.sock; fd: a datagram socket */
+int ap_store_read_state(const struct ap_store *s, MDB_txn *txn, struct ap_store_state *out, struct ap_err *err);
+
+static inline MDB_val ap_val(const void *data, size_t len)
+{
+    return (MDB_val){len, (void *)(uintptr_t)data}; /* LMDB does not write through keys and values given to it */
+}
+
+#define AP_OFFSET_KEY_HEAD 20
+size_t ap_offset_key(const char *cluster, const uint8_t topic_id[16], int32_t partition, uint8_t *out, size_t cap);
+
+/* --- digests --- 64 buckets make a piece, the unit that is stored */
+#define AP_DIGEST_PIECE 64
+#define AP_DIGEST_PIECES (AP_DIGEST_BUCKETS / AP_DIGEST_PIECE)
+#define AP_DIGEST_PIECE_BYTES (AP_DIGEST_PIECE * 16)
+#define AP_DIGEST_KEY_BYTES 9
+
+struct ap_digest_collection {
+    uint64_t id;
+    uint64_t rows;
+    uint64_t dirty;              /* bit i: piece i differs from what is stored */
+    struct ap_digest *pieces[AP_DIGEST_PIECES];
+};
+struct ap_digests { struct ap_digest_collection *list; size_t count, cap; };
+
+void ap_digests_fini(struct ap_digests *d);
+void ap_digests_add(struct ap_digests *d, const struct ap_key *key, uint64_t checksum);
+void ap_digests_remove(struct ap_digests *d, const struct ap_key *key, uint64_t checksum);
+/* Mark as dirty exactly what differs from what is stored; returns the number of such pieces, or negative. */
+int ap_digests_compare(struct ap_digests *d, const struct ap_store *s, MDB_txn *txn, struct ap_err *err);
+int ap_digests_flush(struct ap_digests *d, const struct ap_store *s, MDB_txn *txn, struct ap_err *err);
+void ap_digest_key(uint64_t collection, size_t piece, uint8_t out[AP_DIGEST_KEY_BYTES]);
+void ap_digest_decode(const uint8_t *piece, size_t i, struct ap_digest *out);
+
+/* --- the writer --- */
+struct ap_passed { uint64_t below, copies; }; /* rows under `below` are dead; the last copy made for that is in slot `copies` */
+
+struct ap_writer {
+    struct ap_store *store;
+    int lock_fd, wake_fd;
+    MDB_txn *txn;                /* the batch, or the scan at opening */
+    MDB_cursor *log;
+    bool dirty, failed;
+    struct ap_slotmap map;
+    struct ap_positions *positions;
+    struct ap_digests digests;
+    bool recount;                /* a row whose checksum could not be trusted was replaced: count the digests again */
+    struct ap_store_state state;
+    uint64_t committed_next;
+    uint64_t raw_last;           /* greatest slot in raw: what is greater is appended */
+    struct ap_buf row, raw;
+    struct { uint64_t slot; MDB_val bytes; int rc; } matched; /* the row that the map's last comparison read */
+    struct ap_passed *passed;    /* ranges that wait for the indexer, oldest first */
+    size_t passed_count, passed_cap;
+    uint64_t cleaned;            /* the cleaner has been up to here */
+    uint64_t passed_rows;        /* dead rows in those ranges */
+    int64_t readers_checked_ms;
+};
+
+bool ap_writer_match(void *writer, uint64_t slot, const struct ap_key *key);       /* reads the row */
+bool ap_writer_match_slot(void *slot_wanted, uint64_t slot, const struct ap_key *key); /* for a key whose slot is known */
+int ap_writer_fail(struct ap_writer *w, int rc, const char *what, struct ap_err *err);
+int ap_writer_append(struct ap_writer *w, const void *row, size_t len, uint64_t *slot, struct ap_err *err);
+int ap_writer_put_raw(struct ap_writer *w, uint64_t slot, const void *vector, size_t len, struct ap_err *err);
+int ap_writer_move_raw(struct ap_writer *w, uint64_t from, uint64_t to, struct ap_err *err);
+
+#endif
