@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import threading
 import time
 
 import pytest
 from harness.api import Api
 from harness.topics import read_topic, winners
-from harness.wait import wait_until
+from harness.wait import Late, wait_until
 
 IDS = 1000
 KILLS = 20
@@ -33,7 +34,7 @@ class Writer(threading.Thread):
 
     def __init__(self, region, collection: str, number: int, ids: int):
         super().__init__(daemon=True)
-        self.api, self.region, self.collection, self.ids = Api(region.producer_url), region.name, collection, ids
+        self.api, self.region, self.collection, self.ids = Api(region.producer.url), region.name, collection, ids
         self.random = random.Random(number)
         self.acked: list[tuple[str, int, str | None]] = []  # (op, point, its mark)
         self.stopping = threading.Event()
@@ -68,9 +69,9 @@ class Writer(threading.Thread):
 
 
 def make_collection(eu, us, name: str, dim: int = DIM, **more) -> None:
-    Api(eu.producer_url).put(f"/collections/{name}", {"vectors": {"size": dim, "distance": "Dot"}, **more})
+    Api(eu.producer.url).put(f"/collections/{name}", {"vectors": {"size": dim, "distance": "Dot"}, **more})
     for region in (eu, us):
-        for url in (region.indexer_url, region.producer_url):
+        for url in (region.indexer.url, region.producer.url):
             api = Api(url)
             wait_until(lambda: knows(api, name), 60, f"{url} knows {name}")
 
@@ -93,7 +94,7 @@ def only(model: dict, marks: set) -> dict:
 
 
 def served(region, collection: str) -> dict:
-    return {p: v["payload"]["mark"] for p, v in Api(region.indexer_url).scroll(collection).items()}
+    return {p: v["payload"]["mark"] for p, v in Api(region.indexer.url).scroll(collection).items()}
 
 
 def assert_equal_to_model(regions, collection: str, writers) -> dict:
@@ -111,19 +112,19 @@ def assert_equal_to_model(regions, collection: str, writers) -> dict:
             return served(region, collection) == model
         try:
             wait_until(same, 60, f"{region.name} equals the model")
-        except TimeoutError:
+        except Late:
             have = served(region, collection)
             missing = {k for k in model if k not in have}
             extra = {k for k in have if k not in model}
             other = {k for k in model if k in have and have[k] != model[k]}
             pytest.fail(f"{region.name}: {len(missing)} missing {sorted(missing)[:5]}, {len(extra)} resurrected {sorted(extra)[:5]}, "
                         f"{len(other)} with another version {sorted(other)[:5]}")
-        assert Api(region.indexer_url).post(f"/collections/{collection}/points/count", {"exact": True})["count"] == len(model)
+        assert Api(region.indexer.url).post(f"/collections/{collection}/points/count", {"exact": True})["count"] == len(model)
     return model
 
 
-def test_killed_twenty_times_equals_the_model(two_regions):
-    eu, us = two_regions
+def test_killed_twenty_times_equals_the_model(world):
+    eu, us = world["eu"], world["us"]
     number = seed()
     rng = random.Random(number)
     make_collection(eu, us, "contended")
@@ -144,25 +145,31 @@ def test_killed_twenty_times_equals_the_model(two_regions):
             daemon = getattr(region, which)
             daemon.kill()
             daemon.start()
+            daemon.wait_healthy()
             kills[which] += 1
     acked = sum(w.stop() for w in writers)
     model = assert_equal_to_model((eu, us), "contended", writers)
     print(f"{acked} acknowledged writes, {kills}, {len(model)} live points")
     assert acked > 1000
     for region in (eu, us):
-        assert Api(region.consumer_url).metric("antipode_consumer_hole_records") == 0
+        assert Api(region.consumer.url).metric("antipode_consumer_hole_records") == 0
 
 
 def kill_between_commits(region, batch: int) -> None:
     """The consumer kills itself with SIGKILL after the store's commit and before the offset's."""
     region.consumer.stop()
-    region.consumer.start(env={"ANTIPODE_CRASH": f"after_store_commit:{batch}"}, wait=False)
-    wait_until(lambda: not region.consumer.running(), 60, "the consumer has killed itself between the commits")
+    region.consumer.process.env["ANTIPODE_CRASH"] = f"after_store_commit:{batch}"
+    try:
+        region.consumer.start()
+        wait_until(lambda: not region.consumer.alive(), 60, "the consumer has killed itself between the commits")
+    finally:
+        del region.consumer.process.env["ANTIPODE_CRASH"]
     region.consumer.start()
+    region.consumer.wait_healthy()
 
 
-def test_mirrormaker_stopped_under_load(two_regions):
-    eu, us = two_regions
+def test_mirrormaker_stopped_under_load(world):
+    eu, us = world["eu"], world["us"]
     number = seed()
     make_collection(eu, us, "unmirrored")
     writers = [Writer(r, "unmirrored", number + i, IDS) for i, r in enumerate((eu, us))]
@@ -171,7 +178,7 @@ def test_mirrormaker_stopped_under_load(two_regions):
     us.mirror.kill()
     before = sum(len(w.acked) for w in writers)
     wait_until(lambda: sum(len(w.acked) for w in writers) >= before + 1000, 60, "writes go on without the mirror")
-    lag = lambda: Api(us.consumer_url).metric("replication_lag_seconds", origin="eu", partition="0", topic="vec-mutations")
+    lag = lambda: Api(us.consumer.url).metric("replication_lag_seconds", origin="eu", partition="0", topic="vec-mutations")
     wait_until(lambda: lag() > 2, 30, "the lag of eu grows in us while its mirror is down")
     us.mirror.start()
     wait_until(lambda: sum(len(w.acked) for w in writers) >= before + 2000, 60, "writes go on")
@@ -181,10 +188,10 @@ def test_mirrormaker_stopped_under_load(two_regions):
     wait_until(lambda: lag() < 2, 30, "the lag has fallen")
 
 
-def test_a_topic_replayed_changes_nothing(two_regions):
+def test_a_topic_replayed_changes_nothing(world):
     """All of eu's mutations once more into us's mirrored topic, as a mirror that lost its offsets would: every record is a duplicate."""
     from confluent_kafka import Producer
-    eu, us = two_regions
+    eu, us = world["eu"], world["us"]
     number = seed()
     make_collection(eu, us, "replayed")
     writers = [Writer(r, "replayed", number + i, 200) for i, r in enumerate((eu, us))]
@@ -194,7 +201,7 @@ def test_a_topic_replayed_changes_nothing(two_regions):
     for w in writers:
         w.stop()
     model = assert_equal_to_model((eu, us), "replayed", writers)
-    consumer = Api(us.consumer_url)
+    consumer = Api(us.consumer.url)
     duplicates = lambda: consumer.metric("antipode_consumer_duplicates_total")
     before = duplicates()
     records = read_topic(eu.bootstrap, "vec-mutations")
@@ -203,12 +210,12 @@ def test_a_topic_replayed_changes_nothing(two_regions):
         producer.produce("eu.vec-mutations", value=r.raw, key=r.key, partition=r.partition)
     producer.flush(60)
     wait_until(lambda: duplicates() >= before + len(records), 60, "every replayed record was counted as a duplicate")
-    assert {p: v["payload"]["mark"] for p, v in Api(us.indexer_url).scroll("replayed").items()} == model
+    assert {p: v["payload"]["mark"] for p, v in Api(us.indexer.url).scroll("replayed").items()} == model
     assert consumer.metric("antipode_consumer_hole_records") == 0
 
 
-def test_a_store_thrown_away_is_rebuilt_from_the_logs(two_regions):
-    eu, us = two_regions
+def test_a_store_thrown_away_is_rebuilt_from_the_logs(world):
+    eu, us = world["eu"], world["us"]
     number = seed()
     make_collection(eu, us, "rebuilt")
     writers = [Writer(r, "rebuilt", number + i, 200) for i, r in enumerate((eu, us))]
@@ -220,16 +227,17 @@ def test_a_store_thrown_away_is_rebuilt_from_the_logs(two_regions):
     assert_equal_to_model((eu, us), "rebuilt", writers)
     us.indexer.stop()
     us.consumer.stop()
-    us.wipe_store()
+    shutil.rmtree(us.store_path)
     us.consumer.start()
     us.indexer.start()
+    us.indexer.wait_ready()
     assert_equal_to_model((eu, us), "rebuilt", writers)
-    assert Api(us.consumer_url).metric("antipode_consumer_hole_records") == 0
+    assert Api(us.consumer.url).metric("antipode_consumer_hole_records") == 0
 
 
-def test_a_poisoned_record_goes_to_the_dead_letters(two_regions):
+def test_a_poisoned_record_goes_to_the_dead_letters(world):
     from confluent_kafka import Producer
-    eu, us = two_regions
+    eu, us = world["eu"], world["us"]
     make_collection(eu, us, "poisoned")
     before = len(read_topic(us.bootstrap, "dlq-mutations"))
     producer = Producer({"bootstrap.servers": us.bootstrap})
@@ -237,8 +245,8 @@ def test_a_poisoned_record_goes_to_the_dead_letters(two_regions):
     for value in bad:
         producer.produce("eu.vec-mutations", value=value, key=bytes(24), partition=1)
     producer.flush(30)
-    Api(eu.producer_url).put("/collections/poisoned/points", {"points": [{"id": 1, "vector": [1.0] * DIM, "payload": {"mark": "after"}}]})
-    wait_until(lambda: Api(us.indexer_url).request("GET", "/collections/poisoned/points/1")[0] == 200, 60, "the stream goes on")
+    Api(eu.producer.url).put("/collections/poisoned/points", {"points": [{"id": 1, "vector": [1.0] * DIM, "payload": {"mark": "after"}}]})
+    wait_until(lambda: Api(us.indexer.url).request("GET", "/collections/poisoned/points/1")[0] == 200, 60, "the stream goes on")
     wait_until(lambda: len(read_topic(us.bootstrap, "dlq-mutations")) >= before + len(bad), 60, "the dead letters are there")
     letters = read_topic(us.bootstrap, "dlq-mutations")[-len(bad):]
     assert {r.raw for r in read_topic(us.bootstrap, "dlq-mutations")} >= set(bad)

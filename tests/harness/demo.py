@@ -1,19 +1,19 @@
-"""The demo: vectors posted in eu, found in us. Everything printed was measured in this run.
-
-    show(eu, us, data)    eu and us are running Regions; data is the folder with the sample
-"""
+"""./dev demo: two regions on real Kafka; vectors posted in eu, found in us. Everything printed was measured in this run."""
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import struct
-import sys
 import threading
 import time
 from pathlib import Path
 
-from harness.api import Api
-from harness.wait import wait_until
+from . import paths
+from .api import Api
+from .ports import FIXED
+from .region import World, running, stop_all, stopwatch, wipe
+from .wait import wait_until
 
 COLLECTION = "debian"
 DIM = 384
@@ -75,12 +75,12 @@ class Watch(threading.Thread):
 
 
 def load(eu, us, vectors, payloads) -> None:
-    producer = Api(eu.producer_url)
+    producer = Api(eu.producer.url)
     say(f"\nposting {ROWS} embeddings ({DIM} dimensions, with payload) to eu")
     half = range(0, CODEC_ROWS)
     start = time.monotonic()
     post_rows(producer, half, vectors, payloads)
-    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer_url, len(half), start) for r in (eu, us)]}
+    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer.url, len(half), start) for r in (eu, us)]}
     say(f"  the first {len(half)}, as float32 because the codec is trained on them:")
     say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
     wait_until(lambda: codec_in_use(producer), 60, "the codec is trained and published")
@@ -88,7 +88,7 @@ def load(eu, us, vectors, payloads) -> None:
     rest = range(CODEC_ROWS, ROWS)
     start = time.monotonic()
     post_rows(producer, rest, vectors, payloads)
-    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer_url, ROWS, start) for r in (eu, us)]}
+    seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer.url, ROWS, start) for r in (eu, us)]}
     say(f"  the other {len(rest)}, as codes:")
     say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
     bytes_each = (wan_bytes(eu) - before) / len(rest)
@@ -101,15 +101,15 @@ def codec_in_use(producer: Api) -> bool:
 
 
 def wan_bytes(region) -> int:
-    """Bytes that the region's Kafka has sent over its WAN listener."""
-    return region.wan_bytes_out()
+    """Bytes that have left the region through the line before its WAN listener."""
+    return region.world.delay.show()[region.name]["bytes_out"]
 
 
 def ask(regions, questions) -> None:
     vector, payload = questions
     say(f"\nwhat is like \"{payload['name']}: {payload['summary']}\"? (it is not among the loaded)")
     for region in regions:
-        api = Api(region.indexer_url)
+        api = Api(region.indexer.url)
         start = time.perf_counter()
         points = api.post(f"/collections/{COLLECTION}/points/query", {"query": vector, "limit": 5, "with_payload": True})["points"]
         ms = (time.perf_counter() - start) * 1000
@@ -120,8 +120,8 @@ def ask(regions, questions) -> None:
 
 def single_point_times(eu, us, vector) -> None:
     """One point at a time, home and abroad."""
-    producer, took = Api(eu.producer_url), {eu.name: [], us.name: []}
-    readers = {r.name: Api(r.indexer_url) for r in (eu, us)}
+    producer, took = Api(eu.producer.url), {eu.name: [], us.name: []}
+    readers = {r.name: Api(r.indexer.url) for r in (eu, us)}
     probe = 10_000_000
     for i in range(30):
         start = time.perf_counter()
@@ -141,37 +141,55 @@ def lag(regions) -> None:
     say("\nreplication lag, from heartbeats")
     for region in regions:
         worst: dict[str, float] = {}
-        for name, labels, value in Api(region.consumer_url).metrics():
+        for name, labels, value in Api(region.consumer.url).metrics():
             if name == "replication_lag_seconds":
                 worst[labels["origin"]] = max(worst.get(labels["origin"], 0), value)
         say(f"  in {region.name}: " + ", ".join(f"{origin} {seconds:.2f} s" for origin, seconds in sorted(worst.items())))
 
 
-def show(eu, us, data: Path) -> None:
+def show(eu, us) -> None:
+    data = paths.TEST_DATA
     vectors, payloads = load_npy_f16(data / "debian-4k.f16.npy"), load_jsonl(data / "debian-4k.jsonl.gz")
     q_vectors, q_payloads = load_npy_f16(data / "questions.f16.npy"), load_jsonl(data / "questions.jsonl")
-    producer = Api(eu.producer_url)
+    producer = Api(eu.producer.url)
     producer.put(f"/collections/{COLLECTION}", {"vectors": {"size": DIM, "distance": "Cosine"}})
     for region in (eu, us):
-        wait_until(lambda: Api(region.indexer_url).request("GET", f"/collections/{COLLECTION}")[0] == 200, 60,
+        wait_until(lambda: Api(region.indexer.url).request("GET", f"/collections/{COLLECTION}")[0] == 200, 60,
                    f"{region.name} knows the collection")
     load(eu, us, vectors, payloads)
     single_point_times(eu, us, q_vectors[0])
-    say("\npoints: " + ", ".join(f"{r.name} {count(Api(r.indexer_url))}" for r in (eu, us)))
+    say("\npoints: " + ", ".join(f"{r.name} {count(Api(r.indexer.url))}" for r in (eu, us)))
     for question in list(zip(q_vectors, q_payloads))[:2]:
         ask((eu, us), question)
     lag((eu, us))
     point = next(i for i, p in enumerate(payloads) if p["summary"])
     say(f"""
 try it: what is like "{payloads[point]['name']}: {payloads[point]['summary']}", asked in us
-  curl -s {us.indexer_url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'
+  curl -s {us.indexer.url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'
 
         write here              read here (and write, passed on)   lag and health
-  eu    {eu.producer_url}   {eu.indexer_url}              {eu.consumer_url}/metrics
-  us    {us.producer_url}   {us.indexer_url}              {us.consumer_url}/metrics
+  eu    {eu.producer.url}   {eu.indexer.url}              {eu.consumer.url}/metrics
+  us    {us.producer.url}   {us.indexer.url}              {us.consumer.url}/metrics
 
 The regions go on running: ./dev status, ./dev logs, ./dev stop.""")
 
 
-if __name__ == "__main__":
-    sys.exit("run ./dev demo")
+
+def main(rest: list[str]) -> int:
+    if rest:
+        say("usage: ./dev demo")
+        return 2
+    if running():
+        say("stopping what runs from before")
+        stop_all(running())
+    wipe(paths.DATA)
+    took = stopwatch()
+    # A line before each WAN listener, without delay here, counts the bytes that cross.
+    ports = {name: dataclasses.replace(FIXED[name], wan_advertised=FIXED[name].wan + 1) for name in ("eu", "us")}
+    world = World(list(ports), ports, paths.DATA, paths.RUN, paths.LOGS, detached=True, delayed=True,
+                  overrides={"producer": {"codec.train_rows": CODEC_ROWS, "codec.train_wait_ms": 100}})
+    say("starting regions eu and us: Kafka, MirrorMaker 2, producer, consumer, indexer")
+    world.start(say=lambda text: say(f"  {took():4.1f} s  {text}"))
+    say(f"  {took():4.1f} s  ready")
+    show(world["eu"], world["us"])
+    return 0
