@@ -38,7 +38,7 @@ struct ap_positions_totals { uint64_t holes; /* ranges */ uint64_t missing; /* r
 struct ap_positions_totals ap_positions_totals(const struct ap_positions *p);
 
 /* Persistence: fn is called for every entry changed since the last call with its key and value (value_len 0: delete it),
- * and for every entry on load. Formats: positions.c. */
+ * and for every entry on load. Formats: positions_store.c. */
 typedef int (*ap_positions_put)(void *arg, const void *key, size_t key_len, const void *value, size_t value_len);
 int ap_positions_flush(struct ap_positions *p, ap_positions_put put, void *arg);
 int ap_positions_load_entry(struct ap_positions *p, const void *key, size_t key_len, const void *value, size_t value_len, struct ap_err *err);

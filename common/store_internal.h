@@ -11,7 +11,7 @@
  *   meta "state"     u64 next slot, u64 first slot, u64 current rows, u64 control version
  *   log              key: slot, native u64; value: row (row.h)
  *   raw              key: slot; value: float32
- *   positions        positions.c
+ *   positions        positions_store.c
  *   offsets          key: 16 bytes topic id, u32 partition (big-endian), cluster id; value: i64 next, topic name
  *   control          key: 16 bytes origin region, control key; value: the record's value
  *   digests          key: u64 collection (big-endian), u8 piece; value: 64 times u64 sum, u64 rows */
