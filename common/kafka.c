@@ -15,7 +15,6 @@ struct property { const char *key, *value; };
 
 static const struct property all_clients[] = {
     { "statistics.interval.ms", "0" },
-    { "log.configuration.warnings", "false" }, /* a user's producer property is no mistake in our consumers */
     { "socket.nagle.disable", "true" },
     { "socket.keepalive.enable", "true" },
     { "reconnect.backoff.ms", "50" },
