@@ -102,7 +102,7 @@ def who_listens(port: int) -> str:
                 if fd.readlink().name == f"socket:[{inode}]":
                     pid = fd.parts[2]
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    command = re.sub(r"-cp \S+", "-cp …", command).strip()[:100]
+                    command = re.sub(r" -(cp \S+|[XD]\S+)", "", command).strip()[:100]  # of Java, only the class
                     return f"process {pid} ({command})"
             except OSError:
                 continue
