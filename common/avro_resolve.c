@@ -127,7 +127,8 @@ static bool set_default(const struct ap_avro *r, const json_t *json, avro_value_
     case AP_AVRO_DOUBLE:
         return json_is_number(json) && (!value || avro_value_set_double(value, json_number_value(json)) == 0);
     case AP_AVRO_STRING:
-        return json_is_string(json) && (!value || avro_value_set_string(value, json_string_value(json)) == 0);
+        return json_is_string(json) && strlen(json_string_value(json)) == json_string_length(json) &&
+               (!value || avro_value_set_string(value, json_string_value(json)) == 0);
     case AP_AVRO_ENUM:
         symbol = json_is_string(json) ? index_of(r, json_string_value(json), 0) : -1;
         return symbol >= 0 && (!value || avro_value_set_enum(value, symbol) == 0);

@@ -65,6 +65,13 @@ static struct ap_avro *fail(struct parser *p, const char *what, const char *name
     return NULL;
 }
 
+/* Text of a JSON string; NULL when it is none, or has a NUL inside, as a default of bytes may, but no name. */
+static const char *text_of(const json_t *json)
+{
+    const char *text = json_string_value(json);
+    return text && strlen(text) == json_string_length(json) ? text : NULL;
+}
+
 static bool good_name(const char *name)
 {
     for (const char *c = name; ; c++) {
@@ -171,7 +178,7 @@ static struct ap_avro *parse_record(struct parser *p, struct ap_avro *node, json
     node->expanded = 1;
     for (size_t i = 0; i < count; i++) {
         json_t *field = json_array_get(fields, i);
-        const char *name = json_string_value(json_object_get(field, "name"));
+        const char *name = text_of(json_object_get(field, "name"));
         if (!name || !good_name(name) || strchr(name, '.'))
             return fail(p, "bad name of a field in record", node->name);
         for (size_t j = 0; j < i; j++)
@@ -202,14 +209,14 @@ static struct ap_avro *parse_enum(struct parser *p, struct ap_avro *node, json_t
         return fail(p, "no symbols in enum", node->name);
     node->names = allocate(count, sizeof *node->names);
     for (size_t i = 0; i < count; i++) {
-        const char *symbol = json_string_value(json_array_get(symbols, i));
+        const char *symbol = text_of(json_array_get(symbols, i));
         if (!symbol || !good_name(symbol) || strchr(symbol, '.'))
             return fail(p, "bad symbol in enum", node->name);
         for (size_t j = 0; j < i; j++)
             if (strcmp(node->names[j], symbol) == 0)
                 return fail(p, "a symbol twice in enum", node->name);
         node->names[node->count++] = symbol;
-        if (json_is_string(fallback) && strcmp(json_string_value(fallback), symbol) == 0)
+        if (text_of(fallback) && strcmp(text_of(fallback), symbol) == 0)
             node->fallback = (int)i;
     }
     if (fallback && node->fallback < 0)
@@ -230,8 +237,8 @@ static struct ap_avro *parse_fixed(struct parser *p, struct ap_avro *node, json_
 
 static struct ap_avro *parse_named(struct parser *p, enum ap_avro_type type, json_t *json, const char *name_space)
 {
-    const char *name = json_string_value(json_object_get(json, "name"));
-    const char *own_space = json_string_value(json_object_get(json, "namespace"));
+    const char *name = text_of(json_object_get(json, "name"));
+    const char *own_space = text_of(json_object_get(json, "namespace"));
     if (!name || !good_name(name) || primitive(name) >= 0 || (own_space && *own_space && !good_name(own_space)))
         return fail(p, "bad name of a type", name);
     char *full = full_name(name, own_space ? own_space : name_space);
@@ -256,7 +263,7 @@ static struct ap_avro *parse_named(struct parser *p, enum ap_avro_type type, jso
 static struct ap_avro *parse_object(struct parser *p, json_t *json, const char *name_space)
 {
     json_t *type = json_object_get(json, "type");
-    const char *text = json_string_value(type);
+    const char *text = text_of(type);
     if (!text)
         return parse(p, type, name_space); /* {"type": {...}} */
     if (strcmp(text, "record") == 0)
@@ -284,7 +291,7 @@ static struct ap_avro *parse(struct parser *p, json_t *json, const char *name_sp
 {
     if (++p->level > AP_AVRO_DEPTH * 2) /* {"type": …} wrappings count here as well */
         return fail(p, "nested too deep", NULL);
-    struct ap_avro *node = json_is_string(json) ? parse_reference(p, json_string_value(json), name_space)
+    struct ap_avro *node = text_of(json) ? parse_reference(p, text_of(json), name_space)
         : json_is_array(json) ? parse_union(p, json, name_space)
         : json_is_object(json) ? parse_object(p, json, name_space)
         : fail(p, "a type must be a string, an array or an object", NULL);
@@ -297,7 +304,7 @@ static struct ap_avro *parse(struct parser *p, json_t *json, const char *name_sp
 int ap_avro_parse(const char *json, size_t len, struct ap_avro_doc *doc, struct ap_err *err)
 {
     json_error_t where;
-    struct ap_avro_doc made = { .json = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where) };
+    struct ap_avro_doc made = { .json = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &where) };
     if (!made.json)
         return ap_err_set(err, AP_EINVAL, AP_POISON, "Avro schema: line %d: %s", where.line, where.text);
     struct parser p = { .doc = &made, .err = err };
