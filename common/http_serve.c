@@ -326,10 +326,10 @@ void ap_http_on_completed(void *cls, struct MHD_Connection *connection, void **c
     if (!req)
         return;
     if (req->endpoint) {
-        if (req->streaming)
-            req->endpoint->route.stream->destroy(req->stream_state);
         (void)code; /* an answer that the client did not wait for was given all the same */
         count_request(req, req->reply.ready ? req->reply.status : 0);
+        if (req->streaming)
+            req->endpoint->route.stream->destroy(req->stream_state);
         pthread_mutex_lock(&s->lock);
         if (--s->active == 0)
             pthread_cond_broadcast(&s->idle);

@@ -244,13 +244,11 @@ static void set_up(struct ap_forward_stream *s, const struct ap_forward_request 
     curl_easy_setopt(easy, CURLOPT_PREREQDATA, s);
     if (has_body) {
         curl_easy_setopt(easy, CURLOPT_POST, 1L);
-        curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->content_length);
+        curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->content_length); /* -1: chunked */
         curl_easy_setopt(easy, CURLOPT_READFUNCTION, give_body);
         curl_easy_setopt(easy, CURLOPT_READDATA, s);
         curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, rewind_body);
         curl_easy_setopt(easy, CURLOPT_SEEKDATA, s);
-        if (r->content_length < 0)
-            add_header(s, "Transfer-Encoding", "chunked");
     }
     if (strcmp(r->method, "HEAD") == 0)
         curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);

@@ -2,6 +2,8 @@
  *
  * Invariant: memory per request is bounded: a streamed body is never held, only the piece at hand and libcurl's buffer;
  * an answer is at most AP_FORWARD_MAX_REPLY bytes. Redirects are not followed, proxies of the environment not used.
+ * A request whose kept connection closes before any byte of an answer is sent once more on a new one, so the peer may get
+ * it twice: writes here are idempotent.
  * An ap_forward may be used by any number of threads at once; a stream or a reply by one at a time.
  *
  * Errors, of both variants:

@@ -143,12 +143,16 @@ static void expect_reply(const char *method, const char *body, const char *text)
     ap_forward_reply_fini(&reply);
 }
 
+/* The server counts a request after its answer is sent: the last one may be missing for a moment. */
 static bool metrics_hold(const char *line)
 {
-    size_t len;
-    char *page = ap_metrics_render(metrics, &len);
-    bool found = strstr(page, line) != NULL;
-    free(page);
+    bool found = false;
+    for (int64_t deadline = ap_mono_ms() + 3000; !found && ap_mono_ms() < deadline;) {
+        size_t len;
+        char *page = ap_metrics_render(metrics, &len);
+        found = strstr(page, line) != NULL;
+        free(page);
+    }
     return found;
 }
 
@@ -216,8 +220,12 @@ START_TEST(connections_are_kept_and_shared_between_threads)
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     ck_assert(metrics_hold("antipode_http_requests_total{route=\"echo\",code=\"2xx\"} 250\n"));
-    ck_assert(metrics_hold("antipode_http_connections 1\n") || metrics_hold("antipode_http_connections 2\n") ||
-              metrics_hold("antipode_http_connections 3\n") || metrics_hold("antipode_http_connections 4\n"));
+    size_t len;
+    char *page = ap_metrics_render(metrics, &len);
+    double open = strtod(strstr(page, "\nantipode_http_connections ") + 27, NULL);
+    ck_assert_double_ge(open, 1);
+    ck_assert_double_le(open, 4);
+    free(page);
 }
 END_TEST
 
@@ -412,6 +420,47 @@ START_TEST(a_broken_connection_is_not_called_unreachable)
 }
 END_TEST
 
+/* One request on a first connection, then a second request there that is dropped unanswered, as a server does that closes
+ * an idle connection at that very moment; then a second connection. */
+static void *drop_second_request(void *arg)
+{
+    static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    char some[4096];
+    int fd = accept(*(int *)arg, NULL, NULL);
+    ck_assert_int_gt(recv(fd, some, sizeof some, 0), 0);
+    ck_assert_int_gt(send(fd, answer, sizeof answer - 1, 0), 0);
+    ck_assert_int_gt(recv(fd, some, sizeof some, 0), 0);
+    close(fd);
+    fd = accept(*(int *)arg, NULL, NULL);
+    size_t got = 0;
+    while (got < 4 || memcmp(some + got - 4, "last", 4) != 0) {
+        ssize_t n = recv(fd, some + got, sizeof some - got, 0);
+        ck_assert_int_gt(n, 0);
+        got += (size_t)n;
+    }
+    ck_assert_ptr_nonnull(memmem(some, got, "\r\n\r\nbody, last", 14));
+    ck_assert_int_gt(send(fd, answer, sizeof answer - 1, 0), 0);
+    close(fd);
+    return NULL;
+}
+
+START_TEST(a_kept_connection_that_dies_is_replaced_and_the_body_sent_again)
+{
+    int fd = listen_raw(8);
+    pthread_t thread;
+    pthread_create(&thread, NULL, drop_second_request, &fd);
+    connect_to(base);
+    struct ap_forward_reply reply;
+    ck_assert_int_eq(send_text("POST", "/echo", "x", 5000, &reply), 0);
+    ap_forward_reply_fini(&reply);
+    ck_assert_int_eq(send_text("POST", "/echo", "body, last", 5000, &reply), 0);
+    ck_assert_int_eq(reply.status, 200);
+    ap_forward_reply_fini(&reply);
+    pthread_join(thread, NULL);
+    close(fd);
+}
+END_TEST
+
 /* --- behind a server of our own --- */
 
 static void serve_pass(struct ap_http_request *req)
@@ -486,6 +535,7 @@ int main(void)
     tcase_add_test(tc, a_connection_that_is_never_made_times_out_in_a_second);
     tcase_add_test(tc, an_answer_that_does_not_come_times_out);
     tcase_add_test(tc, a_broken_connection_is_not_called_unreachable);
+    tcase_add_test(tc, a_kept_connection_that_dies_is_replaced_and_the_body_sent_again);
     tcase_add_test(tc, a_server_passes_requests_on);
     tcase_add_test(tc, a_bad_url_is_refused);
     suite_add_tcase(suite, tc);
