@@ -1,0 +1,192 @@
+/* The server itself, its collections, their figures, and whether it is ready. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/version.h"
+#include "indexer/api_impl.h"
+#include "indexer/json_out.h"
+
+#define PROBE_TIMEOUT_MS 500
+
+void ap_serve_root(struct ap_http_request *req)
+{
+    const struct ap_api *api = ap_http_user(req);
+    struct ap_buf out = {0};
+    ap_json_raw(&out, "{\"title\":\"antipode - vectors in every region\",\"version\":");
+    ap_json_string(&out, api->config->qdrant_version, strlen(api->config->qdrant_version));
+    ap_json_raw(&out, ",\"commit\":\"antipode " ANTIPODE_VERSION "\"}");
+    ap_http_reply_take(req, 200, "application/json", (char *)out.data, out.len);
+}
+
+/* All live collections of a view, by name; borrowed from it. */
+static size_t list(struct ap_view *view, const struct ap_collection ***out)
+{
+    size_t cap = ap_view_collections(view, NULL, 0);
+    *out = malloc((cap + 1) * sizeof **out);
+    if (!*out)
+        abort();
+    size_t count = ap_view_collections(view, *out, cap);
+    return count < cap ? count : cap;
+}
+
+void ap_serve_collections(struct ap_http_request *req)
+{
+    struct ap_read r;
+    struct ap_buf out = {0};
+    const struct ap_collection **all;
+    if (ap_read_begin(&r, req, false))
+        return;
+    size_t count = list(r.view, &all);
+    ap_read_answer_begin(&out);
+    ap_json_raw(&out, "{\"collections\":[");
+    for (size_t i = 0; i < count; i++) {
+        ap_json_raw(&out, i ? ",{\"name\":" : "{\"name\":");
+        ap_json_string(&out, all[i]->params.name, strlen(all[i]->params.name));
+        ap_json_raw(&out, "}");
+    }
+    ap_json_raw(&out, "]}");
+    free(all);
+    ap_read_end(&r);
+    ap_read_answer(req, &out);
+}
+
+static void append_vectors(struct ap_buf *out, const struct ap_control_collection *p)
+{
+    if (p->vector_name) {
+        ap_json_raw(out, "{");
+        ap_json_string(out, p->vector_name, strlen(p->vector_name));
+        ap_json_raw(out, ":");
+    }
+    ap_buf_printf(out, "{\"size\":%u,\"distance\":\"%s\"}", p->dim, ap_distance_name(p->distance));
+    ap_json_raw(out, p->vector_name ? "}" : "");
+}
+
+/* What Qdrant's clients require to be there, and under "antipode" what is this system's own. The parameters of HNSW and
+ * of the optimizer are Qdrant's words for what the indexer chooses by itself. */
+static void append_info(struct ap_buf *out, const struct ap_read *r)
+{
+    const struct ap_collection_view *c = &r->c;
+    const struct ap_control_collection *p = &c->collection->params;
+    ap_buf_printf(out, "{\"status\":\"%s\",\"optimizer_status\":\"ok\",", c->unready || c->pending ? "yellow" : "green");
+    if (c->unready) {
+        ap_json_raw(out, "\"warnings\":[{\"message\":");
+        ap_json_string(out, c->unready, strlen(c->unready));
+        ap_json_raw(out, "}],");
+    }
+    ap_buf_printf(out, "\"indexed_vectors_count\":%llu,\"points_count\":%llu,\"segments_count\":%u,\"config\":{\"params\":{\"vectors\":",
+                  (unsigned long long)c->indexed, (unsigned long long)c->points, c->segments);
+    append_vectors(out, p);
+    ap_json_raw(out, ",\"shard_number\":1,\"replication_factor\":1,\"write_consistency_factor\":1,\"on_disk_payload\":true},"
+                     "\"hnsw_config\":{\"m\":16,\"ef_construct\":100,\"full_scan_threshold\":10000},"
+                     "\"optimizer_config\":{\"deleted_threshold\":0.2,\"vacuum_min_vector_number\":1000,\"default_segment_number\":0,\"flush_interval_sec\":1},"
+                     "\"wal_config\":null,\"quantization_config\":null},\"payload_schema\":{},\"antipode\":{\"region\":");
+    ap_json_string(out, r->api->config->region.name, strlen(r->api->config->region.name));
+    ap_buf_printf(out, ",\"id\":\"%016llx\",\"generation\":%llu,\"codec\":", (unsigned long long)c->collection->id, (unsigned long long)p->generation);
+    ap_json_string(out, p->codec_factory, strlen(p->codec_factory));
+    ap_buf_printf(out, ",\"raw\":\"%s\",\"topic\":", p->raw_home ? "home" : "none");
+    ap_json_string(out, p->topic, strlen(p->topic));
+    ap_buf_printf(out, ",\"pending\":%llu,\"visible_slot\":%llu}}", (unsigned long long)c->pending,
+                  (unsigned long long)ap_index_visible_slot(r->index));
+}
+
+void ap_serve_collection(struct ap_http_request *req)
+{
+    struct ap_read r;
+    struct ap_buf out = {0};
+    if (ap_read_begin(&r, req, true))
+        return;
+    ap_read_answer_begin(&out);
+    append_info(&out, &r);
+    ap_read_end(&r);
+    ap_read_answer(req, &out);
+}
+
+void ap_serve_exists(struct ap_http_request *req)
+{
+    struct ap_read r;
+    struct ap_buf out = {0};
+    struct ap_err err;
+    if (ap_read_begin(&r, req, false))
+        return;
+    int rc = ap_view_collection(r.view, ap_http_param(req, 0), &r.c, &err);
+    ap_read_end(&r);
+    if (rc && rc != AP_ENOTFOUND) {
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    ap_read_answer_begin(&out);
+    ap_json_raw(&out, rc == 0 ? "{\"exists\":true}" : "{\"exists\":false}");
+    ap_read_answer(req, &out);
+}
+
+/* --- readiness --- */
+
+/* Reads do not need the producer, so its state is told but decides nothing. */
+static void append_producer(struct ap_api *api, struct ap_buf *out)
+{
+    struct ap_forward_request probe = {.method = "GET", .path = "/livez", .timeout_ms = PROBE_TIMEOUT_MS};
+    struct ap_forward_reply reply;
+    struct ap_err err;
+    if (ap_forward_send(api->forward, &probe, &reply, &err)) {
+        ap_buf_printf(out, "writes are not possible: %s\n", err.msg);
+        return;
+    }
+    ap_buf_printf(out, "the producer answers\n");
+    ap_forward_reply_fini(&reply);
+}
+
+void ap_serve_ready(struct ap_http_request *req)
+{
+    struct ap_api *api = ap_http_user(req);
+    struct ap_index *index = api->index;
+    struct ap_buf out = {0};
+    bool ready = index && ap_index_caught_up(index);
+    if (ready) {
+        ap_buf_printf(&out, "ready\n");
+    } else if (index) {
+        ap_buf_printf(&out, "not ready: catching up with the store, at slot %llu\n", (unsigned long long)ap_index_visible_slot(index));
+    } else {
+        pthread_mutex_lock(&api->lock);
+        ap_buf_printf(&out, "not ready: %s\n", api->state);
+        pthread_mutex_unlock(&api->lock);
+    }
+    append_producer(api, &out);
+    if (!ready)
+        ap_http_add_header(req, "Retry-After", "1");
+    ap_http_reply_take(req, ready ? 200 : 503, "text/plain", (char *)out.data, out.len);
+}
+
+/* --- metrics --- */
+
+static void emit(struct ap_metrics_out *out, const char *collection, const char *name, const char *help, uint64_t value)
+{
+    char labels[300];
+    snprintf(labels, sizeof labels, "collection=\"%s\"", collection); /* names have no quotes: ident.h */
+    ap_metrics_emit(out, name, labels, "gauge", help, (double)value);
+}
+
+void ap_collect_collections(struct ap_metrics_out *out, void *arg)
+{
+    struct ap_api *api = arg;
+    struct ap_index *index = api->index;
+    struct ap_view *view = NULL;
+    const struct ap_collection **all;
+    struct ap_collection_view c;
+    ap_metrics_emit(out, "antipode_ready", NULL, "gauge", "1 when the index has caught up with the store.", index && ap_index_caught_up(index));
+    if (!index || ap_view_begin(index, &view, NULL))
+        return;
+    ap_metrics_emit(out, "antipode_visible_slot", NULL, "gauge", "Newest slot of the store that is searchable.", (double)ap_index_visible_slot(index));
+    size_t count = list(view, &all);
+    for (size_t i = 0; i < count; i++) {
+        const char *name = all[i]->params.name;
+        if (ap_view_collection(view, name, &c, NULL))
+            continue;
+        emit(out, name, "antipode_collection_points", "Live points.", c.points);
+        emit(out, name, "antipode_collection_indexed_points", "Live points in sealed segments.", c.indexed);
+        emit(out, name, "antipode_collection_pending_rows", "Rows set aside until their definition or codec arrives.", c.pending);
+        emit(out, name, "antipode_collection_segments", "Segments, the hot one among them.", c.segments);
+        emit(out, name, "antipode_collection_ready", "1 when the collection can be searched.", c.unready == NULL);
+    }
+    free(all);
+    ap_view_end(&view);
+}

@@ -1,0 +1,254 @@
+/* Writes: passed on to the region's producer, which checks and publishes them. What is added here is `wait`: the producer
+ * is asked not to wait, answers with a token, and this process, which knows best, waits until its index covers it.
+ *
+ * Creating and dropping a collection is waited for always: a client that creates and then reads must find it. */
+#include <stdlib.h>
+#include <string.h>
+#include "common/timeutil.h"
+#include "common/watermark.h"
+#include "indexer/api_impl.h"
+
+/* The producer has deadlines of its own and answers honestly when they pass; this is for one that hangs. */
+#define FORWARD_GRACE_MS 15000
+
+static int check_wait(const struct ap_http_request *req, bool *wait, struct ap_err *err)
+{
+    const char *given = ap_http_query(req, "wait");
+    *wait = given && !strcmp(given, "true");
+    if (given && strcmp(given, "true") && strcmp(given, "false"))
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "wait=%.40s is neither true nor false", given);
+    return 0;
+}
+
+/* The query string with wait=false in place of what it says about waiting. Caller frees. */
+static char *query_without_wait(const struct ap_http_request *req)
+{
+    struct ap_buf out = {0};
+    for (const char *p = ap_http_query_string(req); *p;) {
+        size_t n = strcspn(p, "&");
+        if (n && strncmp(p, "wait=", 5) && !(n == 4 && !strncmp(p, "wait", 4)))
+            ap_buf_printf(&out, "%.*s&", (int)n, p);
+        p += n + (p[n] == '&');
+    }
+    ap_buf_append(&out, "wait=false", 11);
+    return (char *)out.data;
+}
+
+static int64_t forward_timeout_ms(int64_t deadline_ns)
+{
+    int64_t left = (deadline_ns - ap_mono_ns()) / 1000000;
+    return (left > 0 ? left : 0) + FORWARD_GRACE_MS;
+}
+
+static const char *header_of(const struct ap_forward_reply *reply, const char *name)
+{
+    for (size_t i = 0; i < reply->header_count; i++)
+        if (!strcmp(reply->headers[i].name, name))
+            return reply->headers[i].value;
+    return NULL;
+}
+
+/* --- waiting for the token of a write --- */
+
+/* 0 visible, AP_ETIMEOUT not yet, else why the wait was no use. */
+static int wait_visible(struct ap_api *api, const char *text, int64_t deadline_ns, struct ap_err *err)
+{
+    struct ap_token token;
+    struct ap_index *index = api->index;
+    if (!index)
+        return ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "no index yet");
+    int rc = ap_token_parse(text, strlen(text), &token, err);
+    if (rc)
+        return rc;
+    int64_t start = ap_mono_ns();
+    rc = ap_index_wait(index, &token, deadline_ns, err);
+    ap_observe(api->write_wait_time, (double)(ap_mono_ns() - start) * 1e-9);
+    if (rc == 0 || rc == AP_ETIMEOUT)
+        ap_count(api->write_waits[rc != 0], 1);
+    ap_token_fini(&token);
+    return rc;
+}
+
+/* Sets result.status of a JSON answer; an answer of another shape stays as it is. */
+static void set_status(struct ap_forward_reply *reply, const char *status)
+{
+    json_t *root = json_loadb(reply->body, reply->len, 0, NULL), *result = json_object_get(root, "result");
+    if (json_is_object(result) && json_object_get(result, "status")) {
+        json_object_set_new(result, "status", json_string(status));
+        char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        if (text) {
+            free(reply->body);
+            reply->body = text;
+            reply->len = strlen(text);
+        }
+    }
+    json_decref(root);
+}
+
+static void answer_write(struct ap_http_request *req, struct ap_forward_reply *reply, bool wait, int64_t deadline_ns)
+{
+    const char *token = header_of(reply, AP_TOKEN_HEADER);
+    if (wait && token && reply->status >= 200 && reply->status < 300) {
+        struct ap_err err;
+        int rc = wait_visible(ap_http_user(req), token, deadline_ns, &err);
+        /* Also when waiting was no use (shutting down): the write is durable, its visibility is not known. */
+        set_status(reply, rc ? "wait_timeout" : "completed");
+    }
+    ap_forward_relay(req, reply);
+}
+
+/* --- buffered writes --- */
+
+static int forward(struct ap_http_request *req, int64_t deadline_ns, struct ap_forward_reply *reply, struct ap_err *err)
+{
+    struct ap_api *api = ap_http_user(req);
+    struct ap_forward_request request;
+    char *query = query_without_wait(req);
+    ap_forward_request_of(api->forward, req, &request);
+    request.query = query;
+    request.timeout_ms = forward_timeout_ms(deadline_ns);
+    int rc = ap_forward_send(api->forward, &request, reply, err);
+    free(query);
+    return rc;
+}
+
+void ap_serve_write(struct ap_http_request *req)
+{
+    struct ap_forward_reply reply;
+    struct ap_err err;
+    int64_t deadline;
+    bool wait;
+    if (check_wait(req, &wait, &err) || ap_api_deadline(ap_http_user(req), req, &deadline, &err) ||
+        forward(req, deadline, &reply, &err)) {
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    answer_write(req, &reply, wait, deadline);
+}
+
+/* --- collections --- */
+
+static bool is_here(struct ap_index *index, const char *name)
+{
+    struct ap_view *view;
+    struct ap_collection_view c;
+    if (ap_view_begin(index, &view, NULL))
+        return false;
+    int rc = ap_view_collection(view, name, &c, NULL);
+    ap_view_end(&view);
+    return rc == 0;
+}
+
+static int wait_catalog(struct ap_api *api, const char *name, bool present, int64_t deadline_ns, struct ap_err *err)
+{
+    struct ap_index *index = api->index;
+    while (index) {
+        uint64_t seen = ap_tail_refreshes(api->tail);
+        if (is_here(index, name) == present)
+            return 0;
+        if (!ap_tail_wait(api->tail, seen, deadline_ns))
+            break;
+    }
+    return ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "collection `%.255s` is %s, but reads here do not show it yet", name,
+                      present ? "created" : "deleted");
+}
+
+static void serve_definition(struct ap_http_request *req, bool present)
+{
+    struct ap_api *api = ap_http_user(req);
+    struct ap_forward_reply reply;
+    struct ap_err err;
+    int64_t deadline;
+    if (ap_api_deadline(api, req, &deadline, &err) || forward(req, deadline, &reply, &err)) {
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    if (reply.status == 200 && wait_catalog(api, ap_http_param(req, 0), present, deadline, &err)) {
+        ap_forward_reply_fini(&reply);
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    ap_forward_relay(req, &reply);
+}
+
+void ap_serve_create(struct ap_http_request *req) { serve_definition(req, true); }
+void ap_serve_drop(struct ap_http_request *req) { serve_definition(req, false); }
+
+/* --- bulk: the body goes through in pieces --- */
+
+struct bulk {
+    struct ap_forward_stream *stream;
+    char *query;
+    int64_t deadline_ns;
+    bool wait;
+};
+
+static void *bulk_begin(struct ap_http_request *req)
+{
+    struct ap_api *api = ap_http_user(req);
+    struct ap_forward_request request;
+    struct ap_err err;
+    struct bulk *b = calloc(1, sizeof *b);
+    if (!b)
+        abort();
+    int rc = check_wait(req, &b->wait, &err);
+    if (rc == 0) rc = ap_api_deadline(api, req, &b->deadline_ns, &err);
+    if (rc == 0) {
+        b->query = query_without_wait(req);
+        ap_forward_request_of(api->forward, req, &request);
+        request.query = b->query;
+        request.timeout_ms = forward_timeout_ms(b->deadline_ns);
+        rc = ap_forward_stream_begin(api->forward, &request, &b->stream, &err);
+    }
+    if (rc)
+        ap_http_reply_err(req, &err);
+    return b;
+}
+
+static void bulk_finish(struct ap_http_request *req, struct bulk *b)
+{
+    struct ap_forward_reply reply;
+    struct ap_err err;
+    if (ap_forward_stream_end(b->stream, &reply, &err)) {
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    /* A body may take long to arrive: the wait for visibility begins when the producer has it all. */
+    int64_t asked = b->deadline_ns - ap_http_start_ns(req);
+    answer_write(req, &reply, b->wait, ap_mono_ns() + asked);
+}
+
+static void bulk_data(struct ap_http_request *req, void *state, const char *bytes, size_t len)
+{
+    struct bulk *b = state;
+    struct ap_err err;
+    int rc = ap_forward_stream_push(b->stream, bytes, len, &err);
+    if (rc < 0)
+        ap_http_reply_err(req, &err);
+    else if (rc > 0) /* the producer has said all it will say, an error most likely */
+        bulk_finish(req, b);
+}
+
+static void bulk_end(struct ap_http_request *req, void *state)
+{
+    bulk_finish(req, state);
+}
+
+static void bulk_destroy(void *state)
+{
+    struct bulk *b = state;
+    ap_forward_stream_free(&b->stream);
+    free(b->query);
+    free(b);
+}
+
+const struct ap_http_stream ap_serve_bulk = {bulk_begin, bulk_data, bulk_end, bulk_destroy};
+
+/* --- reads that we do not serve --- */
+
+void ap_serve_refused(struct ap_http_request *req)
+{
+    const char *path = strchr(ap_http_path(req) + 1, '/'); /* behind /collections */
+    path = path ? strchr(path + 1, '/') : NULL;
+    ap_http_reply_error(req, 400, "%.100s is not supported; points/query, points/search, points/scroll, points/count and points are", path ? path + 1 : "this");
+}
