@@ -7,9 +7,6 @@ build() {
     if [[ ! -f $dir/build.ninja ]] || ((${#extra[@]})); then
         step "configure ($preset)" "$dir/configure.log" cmake --preset "$preset" "${extra[@]}"
     fi
-    if [[ -t 2 ]]; then
-        cmake --build "$dir" --parallel "$JOBS" >&2
-    else
-        step "build ($preset)" "$dir/build.log" cmake --build "$dir" --parallel "$JOBS"
-    fi
+    # Ninja is told to be quiet, so that what a failure shows is the failure.
+    step "build ($preset)" "$dir/build.log" cmake --build "$dir" --parallel "$JOBS" -- --quiet
 }

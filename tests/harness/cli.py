@@ -85,8 +85,8 @@ def demo(args) -> int:
 
 
 def bench(args) -> int:
-    from . import bench as bench_
-    return bench_.main(args.rest) or 0
+    run = paths.ROOT / "bench" / "run.py"
+    os.execv(sys.executable, [sys.executable, str(run), *args.rest])
 
 
 def main() -> int:

@@ -46,6 +46,8 @@ class Ports:
             "indexer": "the indexer",
             "consumer": "the consumer's metrics",
         }
+        if self.wan_advertised != self.wan:
+            names["wan_advertised"] = "the delay line"
         return {label: getattr(self, field) for field, label in names.items()}
 
 
