@@ -168,9 +168,8 @@ static int refuse_broken(struct ap_lanes *l, struct ap_err *err)
                       rd_kafka_err2str((rd_kafka_resp_err_t)atomic_load(&l->broken_why)));
 }
 
-/* Under the lane's lock. */
-static int hand_over(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,
-                     void *value, size_t len, struct ap_delivery *delivery, struct ap_err *err)
+int ap_lanes_send(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,
+                  void *value, size_t len, struct ap_delivery *delivery, struct ap_err *err)
 {
     if (atomic_fetch_add(&l->unreported, 1) == 0)
         atomic_store(&l->oldest_ms, ap_mono_ms());
@@ -203,7 +202,7 @@ static int publish_one(struct stamp *s, struct ap_lane *lane, int32_t partition,
         .vector = r->vector, .vector_len = r->vector_len, .payload = r->payload, .payload_len = r->payload_len,
     };
     size_t len = ap_mutation_encode_to(&m, s->scratch);
-    int rc = hand_over(l, s->topic->rkt, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
+    int rc = ap_lanes_send(l, s->topic->rkt, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
     if (rc)
         return rc;
     lane->next_seq++;
@@ -214,7 +213,7 @@ static int publish_one(struct stamp *s, struct ap_lane *lane, int32_t partition,
         return 0;
     struct ap_raw_vector raw = {.version = m.version, .stream = m.stream, .seq = m.seq, .vector = (const uint8_t *)r->raw, .vector_len = r->raw_len};
     len = ap_raw_vector_encode_to(&raw, s->scratch);
-    rc = hand_over(l, l->raw, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
+    rc = ap_lanes_send(l, l->raw, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
     if (rc)
         return rc;
     s->records++;
@@ -374,7 +373,7 @@ static int publish_heartbeat(struct ap_lanes *l, struct ap_topic *topic, int32_t
         .stream = l->incarnation, .seq = lane->next_seq, .clock = hlc, .payload = payload, .payload_len = payload_len,
     };
     size_t len = ap_mutation_encode_to(&m, value);
-    int rc = hand_over(l, topic->rkt, partition, NULL, 0, value, len, delivery, err);
+    int rc = ap_lanes_send(l, topic->rkt, partition, NULL, 0, value, len, delivery, err);
     if (rc)
         return rc;
     lane->next_seq++;

@@ -62,6 +62,10 @@ void ap_lanes_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *lanes); 
 /* The polling thread, again and again: serves reports for up to timeout_ms. */
 void ap_lanes_poll(struct ap_lanes *l, int timeout_ms);
 
+/* Hand one record to Kafka as it is; delivery is told later. For records that have no position: control. Any thread. */
+int ap_lanes_send(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,
+                  void *value, size_t len, struct ap_delivery *delivery, struct ap_err *err);
+
 struct ap_topic *ap_lanes_topic(struct ap_lanes *l, const char *name); /* NULL: not configured */
 
 /* Bytes that r takes in the queue at most, key included. */

@@ -1,0 +1,84 @@
+/* The table of routes, and the small answers: what this is, what is served elsewhere, what is not served at all. */
+#include "producer/api.h"
+#include <stdio.h>
+#include "common/version.h"
+
+static void root(struct ap_http_request *req)
+{
+    struct ap_producer *p = ap_http_user(req);
+    struct ap_buf out = {0};
+    ap_buf_printf(&out, "{\"title\":\"antipode - vector replication (producer)\",\"version\":\"%s\",\"commit\":\"antipode-%s\"}", p->config->qdrant_version, ANTIPODE_VERSION);
+    ap_http_reply_take(req, 200, "application/json", (char *)out.data, out.len);
+}
+
+static void elsewhere(struct ap_http_request *req)
+{
+    ap_http_reply_error(req, 404, "%s %s is a read: ask this region's indexer; this is the producer, which takes writes", ap_http_method(req), ap_http_path(req));
+}
+
+static void unsupported(struct ap_http_request *req)
+{
+    ap_http_reply_error(req, 400, "%s %s is not supported", ap_http_method(req), ap_http_path(req));
+}
+
+#define C "/collections/{collection}"
+#define WRITE(method, pattern, fn, metric) {method, pattern, fn, NULL, metric}
+#define READ(method, pattern) {method, pattern, elsewhere, NULL, "elsewhere"}
+#define REFUSED(method, pattern) {method, pattern, unsupported, NULL, "unsupported"}
+
+const struct ap_http_route ap_producer_routes[] = {
+    WRITE("GET", "/", root, "root"),
+    WRITE("PUT", C, ap_api_create_collection, "create_collection"),
+    WRITE("DELETE", C, ap_api_delete_collection, "delete_collection"),
+    WRITE("PUT", C "/points", ap_api_upsert, "upsert"),
+    WRITE("POST", C "/points/delete", ap_api_delete_points, "delete_points"),
+    {"POST", C "/points/bulk", NULL, &ap_api_bulk, "bulk"},
+    WRITE("PUT", C "/index", ap_api_create_index, "create_index"),
+    READ("GET", "/collections"),
+    READ("GET", C),
+    READ("GET", C "/exists"),
+    READ("GET", C "/points/{id}"),
+    READ("POST", C "/points"),
+    READ("POST", C "/points/query"),
+    READ("POST", C "/points/query/batch"),
+    READ("POST", C "/points/search"),
+    READ("POST", C "/points/scroll"),
+    READ("POST", C "/points/count"),
+    REFUSED("PATCH", C),
+    REFUSED("POST", "/collections/aliases"),
+    REFUSED("DELETE", C "/index/{field}"),
+    REFUSED("POST", C "/points/batch"),
+    REFUSED("PUT", C "/points/vectors"),
+    REFUSED("POST", C "/points/vectors/delete"),
+    REFUSED("POST", C "/points/payload"),
+    REFUSED("PUT", C "/points/payload"),
+    REFUSED("POST", C "/points/payload/delete"),
+    REFUSED("POST", C "/points/payload/clear"),
+    REFUSED("PUT", C "/shards"),
+    REFUSED("POST", C "/snapshots"),
+    AP_HTTP_ROUTES_END,
+};
+
+static bool ready(void *user, char *why, size_t len)
+{
+    return ap_producer_is_ready(user, why, len);
+}
+
+static bool healthy(void *user, char *why, size_t len)
+{
+    struct ap_err err = {0};
+    if (!ap_producer_has_failed(user, &err))
+        return true;
+    snprintf(why, len, "%s", err.msg);
+    return false;
+}
+
+int ap_api_start(struct ap_http_server **server, struct ap_producer *p, struct ap_err *err)
+{
+    const struct ap_http_options options = {
+        .listen = p->config->listen, .max_body_bytes = (size_t)p->config->max_body_bytes, .max_connections = (unsigned)p->config->max_connections,
+        .idle_timeout_s = (unsigned)p->config->idle_timeout_s, .routes = ap_producer_routes, .metrics = p->metrics, .user = p,
+        .ready = ready, .healthy = healthy,
+    };
+    return ap_http_start(server, &options, err);
+}

@@ -1,0 +1,323 @@
+/* Creating and deleting collections: a control record, acknowledged by Kafka and applied here before the answer.
+ *
+ * Of Qdrant's parameters those that change what is stored or answered are honoured or refused by name; tuning hints of an
+ * engine that is not ours are taken only where leaving them out says the same. docs/http-api.md has the list. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/json.h"
+#include "common/timeutil.h"
+#include "producer/api.h"
+#include "producer/write.h"
+
+static char *copy(const char *text)
+{
+    char *out = text ? strdup(text) : NULL;
+    if (text && !out)
+        abort();
+    return out;
+}
+
+static int refuse(struct ap_err *err, const char *what, const char *why)
+{
+    return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "%s is not supported%s%s", what, *why ? ": " : "", why);
+}
+
+/* --- hints --- */
+
+/* Nothing is asked for: absent, null, or an object of nulls. */
+static bool says_nothing(const json_t *value)
+{
+    const char *key;
+    json_t *member;
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_object(value))
+        return false;
+    json_object_foreach((json_t *)(uintptr_t)value, key, member)
+        if (!json_is_null(member))
+            return false;
+    return true;
+}
+
+static int want_nothing(const json_t *value, const char *what, const char *why, struct ap_err *err)
+{
+    return says_nothing(value) ? 0 : refuse(err, what, why);
+}
+
+static int want_one(const json_t *value, const char *what, const char *why, struct ap_err *err)
+{
+    return !value || json_integer_value(value) == 1 ? 0 : refuse(err, what, why);
+}
+
+/* --- vectors --- */
+
+static int parse_vector_params(json_t *object, const char *what, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+{
+    json_t *size, *distance, *hnsw, *quantization, *on_disk, *datatype;
+    const struct ap_json_field fields[] = {
+        {"size", AP_JSON_INTEGER, true, &size}, {"distance", AP_JSON_STRING, true, &distance}, {"hnsw_config", AP_JSON_OBJECT, false, &hnsw},
+        {"quantization_config", AP_JSON_OBJECT, false, &quantization}, {"on_disk", AP_JSON_BOOL, false, &on_disk},
+        {"datatype", AP_JSON_STRING, false, &datatype}, {"multivector_config", AP_JSON_OBJECT, false, NULL}, AP_JSON_END,
+    };
+    int rc = ap_json_fields(object, what, fields, err);
+    if (rc == 0)
+        rc = want_nothing(hnsw, "hnsw_config", "indexes are configured at the indexer", err);
+    if (rc == 0)
+        rc = want_nothing(quantization, "quantization_config", "choose a codec with antipode.codec", err);
+    if (rc == 0 && datatype && strcmp(json_string_value(datatype), "float32") != 0)
+        rc = refuse(err, "datatype other than float32", "choose a codec with antipode.codec");
+    if (rc)
+        return rc;
+    json_int_t dim = json_integer_value(size);
+    if (dim < 1 || dim > config->max_dim)
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "%s.size: %lld is not from 1 to %lld", what, (long long)dim, (long long)config->max_dim);
+    out->dim = (uint32_t)dim;
+    if (ap_distance_parse(json_string_value(distance), &out->distance) != 0)
+        return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "%s.distance: \"%.32s\" is none of Cosine, Euclid, Dot", what, json_string_value(distance));
+    return 0;
+}
+
+/* One unnamed vector {size, distance}, or one named {"name": {size, distance}}. */
+static int parse_vectors(json_t *vectors, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+{
+    json_t *size = json_object_get(vectors, "size");
+    if (size && !json_is_object(size))
+        return parse_vector_params(vectors, "vectors", config, out, err);
+    if (json_object_size(vectors) != 1)
+        return json_object_size(vectors) == 0 ? ap_err_set(err, AP_EINVAL, AP_POISON, "vectors: names no vector")
+                                              : refuse(err, "more than one named vector", "make a collection for each");
+    const char *name = json_object_iter_key(json_object_iter(vectors));
+    if (strlen(name) > 255 || strcspn(name, "\"\\\n\r\t") != strlen(name))
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "vectors: a name has at most 255 bytes, and no quotes, backslashes or control characters");
+    json_t *params = json_object_get(vectors, name);
+    if (!json_is_object(params))
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "vectors.%s: an object {size, distance} is expected", name);
+    out->vector_name = copy(name);
+    return parse_vector_params(params, "vectors", config, out, err);
+}
+
+/* --- what is ours --- */
+
+static int parse_codec(const char *factory, struct ap_control_collection *out, struct ap_err *err)
+{
+    char standard[64];
+    ap_codec_default(out->dim, standard, sizeof standard);
+    if (factory && strcmp(factory, "none") != 0 && ap_codec_check(factory, out->dim, err) != 0)
+        return ap_err_wrap(err, "antipode.codec");
+    out->codec_factory = copy(factory ? factory : standard);
+    return 0;
+}
+
+static int parse_topic(const char *topic, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+{
+    for (size_t i = 0; topic && i < config->topic_count; i++)
+        if (strcmp(config->topics[i], topic) == 0) {
+            out->topic = copy(topic);
+            return 0;
+        }
+    if (topic)
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "antipode.topic: \"%.64s\" is not among this producer's topics", topic);
+    out->topic = copy(config->topics[0]);
+    return 0;
+}
+
+static int parse_own(json_t *own, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+{
+    json_t *codec = NULL, *raw = NULL, *topic = NULL;
+    const struct ap_json_field fields[] = {
+        {"codec", AP_JSON_STRING, false, &codec}, {"raw", AP_JSON_STRING, false, &raw}, {"topic", AP_JSON_STRING, false, &topic}, AP_JSON_END,
+    };
+    int rc = own ? ap_json_fields(own, "antipode", fields, err) : 0;
+    if (rc == 0)
+        rc = parse_codec(json_string_value(codec), out, err);
+    if (rc == 0)
+        rc = parse_topic(json_string_value(topic), config, out, err);
+    if (rc)
+        return rc;
+    const char *keep = raw ? json_string_value(raw) : "home";
+    out->raw_home = strcmp(keep, "home") == 0;
+    return out->raw_home || strcmp(keep, "none") == 0 ? 0 : ap_err_set(err, AP_EINVAL, AP_POISON, "antipode.raw: \"%.32s\" is neither home nor none", keep);
+}
+
+/* Qdrant's own clients have no field for us but metadata. */
+static int find_own(json_t *top, json_t *metadata, json_t **own, struct ap_err *err)
+{
+    *own = top;
+    if (says_nothing(metadata))
+        return 0;
+    json_t *inner = NULL;
+    const struct ap_json_field fields[] = {{"antipode", AP_JSON_OBJECT, false, &inner}, AP_JSON_END};
+    int rc = ap_json_fields(metadata, "metadata", fields, err);
+    if (rc)
+        return rc;
+    if (inner && top)
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "antipode is there twice, at the top and in metadata");
+    *own = inner ? inner : top;
+    return 0;
+}
+
+int ap_api_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+{
+    json_t *vectors, *own, *metadata, *hnsw, *optimizers, *wal, *quantization, *sparse, *shards, *replicas, *consistency, *on_disk, *sharding;
+    const struct ap_json_field fields[] = {
+        {"vectors", AP_JSON_OBJECT, true, &vectors}, {"antipode", AP_JSON_OBJECT, false, &own}, {"metadata", AP_JSON_OBJECT, false, &metadata},
+        {"hnsw_config", AP_JSON_OBJECT, false, &hnsw}, {"optimizers_config", AP_JSON_OBJECT, false, &optimizers}, {"wal_config", AP_JSON_OBJECT, false, &wal},
+        {"quantization_config", AP_JSON_OBJECT, false, &quantization}, {"sparse_vectors", AP_JSON_OBJECT, false, &sparse},
+        {"shard_number", AP_JSON_INTEGER, false, &shards}, {"replication_factor", AP_JSON_INTEGER, false, &replicas},
+        {"write_consistency_factor", AP_JSON_INTEGER, false, &consistency}, {"on_disk_payload", AP_JSON_BOOL, false, &on_disk},
+        {"sharding_method", AP_JSON_STRING, false, &sharding}, {"init_from", AP_JSON_OBJECT, false, NULL},
+        {"strict_mode_config", AP_JSON_OBJECT, false, NULL}, AP_JSON_END,
+    };
+    int rc = ap_json_fields(body, "collection", fields, err);
+    if (rc == 0)
+        rc = want_nothing(hnsw, "hnsw_config", "indexes are configured at the indexer", err);
+    if (rc == 0)
+        rc = want_nothing(optimizers, "optimizers_config", "segments are configured at the indexer", err);
+    if (rc == 0)
+        rc = want_nothing(wal, "wal_config", "the log is Kafka's", err);
+    if (rc == 0)
+        rc = want_nothing(quantization, "quantization_config", "choose a codec with antipode.codec", err);
+    if (rc == 0 && sparse && json_object_size(sparse))
+        rc = refuse(err, "sparse_vectors", "");
+    if (rc == 0)
+        rc = want_one(shards, "shard_number other than 1", "the partitions of the topic are the shards", err);
+    if (rc == 0)
+        rc = want_one(replicas, "replication_factor other than 1", "Kafka's topics have theirs", err);
+    if (rc == 0)
+        rc = want_one(consistency, "write_consistency_factor other than 1", "", err);
+    if (rc == 0 && sharding && strcmp(json_string_value(sharding), "auto") != 0)
+        rc = refuse(err, "sharding_method other than auto", "");
+    if (rc == 0)
+        rc = find_own(own, metadata, &own, err);
+    if (rc == 0)
+        rc = parse_vectors(vectors, config, out, err);
+    return rc ? rc : parse_own(own, config, out, err);
+}
+
+/* --- creating --- */
+
+/* 0 and the generation to write, or AP_EEXISTS. Under the producer's ddl lock. */
+static int next_generation(struct ap_producer *p, const char *name, uint64_t *generation, struct ap_err *err)
+{
+    const struct ap_collection *c = ap_catalog_collection(ap_control_log_lock(&p->control), name);
+    bool live = c && c->live;
+    *generation = c ? c->params.generation + 1 : 1;
+    ap_control_log_unlock(&p->control);
+    return live ? ap_err_set(err, AP_EEXISTS, AP_POISON, "Wrong input: Collection `%s` already exists!", name) : 0;
+}
+
+static int create(struct ap_producer *p, const char *name, struct ap_control *c, int64_t deadline_ns, struct ap_err *err)
+{
+    pthread_mutex_lock(&p->ddl);
+    int rc = next_generation(p, name, &c->u.collection.generation, err);
+    if (rc == 0)
+        rc = ap_control_log_publish(&p->control, c, 1, deadline_ns, err);
+    pthread_mutex_unlock(&p->ddl);
+    return rc;
+}
+
+void ap_api_create_collection(struct ap_http_request *req)
+{
+    struct ap_producer *p = ap_http_user(req);
+    const char *name = ap_http_param(req, 0);
+    struct ap_control c = {.kind = AP_CONTROL_COLLECTION};
+    struct ap_write_options o;
+    struct ap_err err = {0};
+    json_t *body = NULL;
+    int rc = ap_write_options_read(req, p, NULL, &o, &err);
+    if (rc == 0)
+        rc = ap_collection_name_check(name, &err);
+    if (rc == 0 && !(body = ap_http_json(req, &err)))
+        rc = err.code;
+    if (rc == 0) {
+        c.u.collection.name = copy(name);
+        rc = ap_api_parse_collection(body, p->config, &c.u.collection, &err);
+    }
+    if (rc == 0)
+        rc = create(p, name, &c, o.deadline_ns, &err);
+    if (rc)
+        ap_write_reply_err(req, p, &err);
+    else
+        ap_http_reply_result(req, json_true());
+    json_decref(body);
+    ap_control_fini(&c);
+}
+
+/* --- deleting --- */
+
+/* A copy of the live collection, as deleted; false when there is none. */
+static bool as_deleted(struct ap_producer *p, const char *name, struct ap_control *out)
+{
+    const struct ap_collection *c = ap_catalog_collection(ap_control_log_lock(&p->control), name);
+    bool live = c && c->live;
+    if (live) {
+        struct ap_control_collection *d = &out->u.collection;
+        *d = c->params;
+        d->deleted = true;
+        d->name = copy(c->params.name);
+        d->codec_factory = copy(c->params.codec_factory);
+        d->topic = copy(c->params.topic);
+        d->vector_name = copy(c->params.vector_name);
+    }
+    ap_control_log_unlock(&p->control);
+    return live;
+}
+
+void ap_api_delete_collection(struct ap_http_request *req)
+{
+    struct ap_producer *p = ap_http_user(req);
+    struct ap_control c = {.kind = AP_CONTROL_COLLECTION};
+    struct ap_write_options o;
+    struct ap_err err = {0};
+    bool live = false;
+    int rc = ap_write_options_read(req, p, NULL, &o, &err);
+    if (rc == 0) {
+        pthread_mutex_lock(&p->ddl);
+        live = as_deleted(p, ap_http_param(req, 0), &c);
+        if (live)
+            rc = ap_control_log_publish(&p->control, &c, 1, o.deadline_ns, &err);
+        pthread_mutex_unlock(&p->ddl);
+    }
+    if (rc)
+        ap_write_reply_err(req, p, &err);
+    else
+        ap_http_reply_result(req, json_boolean(live));
+    ap_control_fini(&c);
+}
+
+/* --- payload indexes --- */
+
+/* Every payload field can be filtered on, with or without being asked for: so for the kinds of match and range that the
+ * indexer answers there is nothing to do, and for others the request is refused. */
+static int check_index(json_t *body, struct ap_err *err)
+{
+    static const char *const kinds[] = {"keyword", "integer", "float", "bool", "uuid"};
+    json_t *field, *schema;
+    const struct ap_json_field fields[] = {{"field_name", AP_JSON_STRING, true, &field}, {"field_schema", AP_JSON_ANY, false, &schema}, AP_JSON_END};
+    int rc = ap_json_fields(body, "index", fields, err);
+    if (rc || !schema)
+        return rc;
+    const char *kind = json_string_value(json_is_object(schema) ? json_object_get(schema, "type") : schema);
+    for (size_t i = 0; kind && i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(kind, kinds[i]) == 0)
+            return 0;
+    return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "field_schema: \"%.32s\" is not supported (keyword, integer, float, bool and uuid are, and need no index)", kind ? kind : "?");
+}
+
+void ap_api_create_index(struct ap_http_request *req)
+{
+    struct ap_producer *p = ap_http_user(req);
+    struct ap_write_options o;
+    struct ap_err err = {0};
+    struct ap_token none = {0};
+    struct ap_target *t = NULL;
+    json_t *body = NULL;
+    if (ap_write_options_read(req, p, NULL, &o, &err) == 0 && (t = ap_targets_get(&p->targets, ap_http_param(req, 0), &err)) &&
+        (body = ap_http_json(req, &err)) && check_index(body, &err) == 0)
+        ap_write_reply(req, p, AP_WRITE_COMPLETED, &none, NULL);
+    else
+        ap_write_reply_err(req, p, &err);
+    json_decref(body);
+    ap_target_unref(&t);
+}

@@ -1,0 +1,244 @@
+/* Parts, threads, states. The steps of starting are in start.c.
+ *
+ * Threads: the poller (delivery reports), the heart, the follower of the control topics, the watch, the trainer, the
+ * encoders; and one per HTTP connection. Stopping ends them in the reverse order. */
+#include "producer/producer.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/log.h"
+#include "common/schema.h"
+#include "common/timeutil.h"
+#include "producer/heart.h"
+#include "producer/start.h"
+
+#define AWAY_MS 3000 /* without a report, while records wait for one: Kafka is away */
+
+/* --- metrics --- */
+
+static void collect(struct ap_metrics_out *out, void *arg)
+{
+    struct ap_producer *p = arg;
+    size_t records, bytes;
+    ap_inflight_now(&p->lanes.inflight, &records, &bytes);
+    ap_metrics_emit(out, "antipode_producer_queue_records", NULL, "gauge", "Records handed to Kafka and not acknowledged yet.", (double)records);
+    ap_metrics_emit(out, "antipode_producer_queue_bytes", NULL, "gauge", "Bytes of such records.", (double)bytes);
+    ap_metrics_emit(out, "antipode_producer_clock_ahead_seconds", NULL, "gauge", "How far the clock is ahead of what the region's watermarks say; 0 when there are none.",
+                    (double)ap_drift_ahead_ms(&p->drift) / 1000);
+    int state = atomic_load(&p->state);
+    ap_metrics_emit(out, "antipode_producer_ready", NULL, "gauge", "1 when writes are accepted.", state == AP_PRODUCER_READY);
+    if (state != AP_PRODUCER_READY)
+        return;
+    struct ap_target **list;
+    size_t n = ap_targets_list(&p->targets, &list);
+    for (size_t i = 0; i < n; i++) {
+        char labels[300];
+        snprintf(labels, sizeof labels, "collection=\"%s\"", list[i]->name);
+        ap_metrics_emit(out, "antipode_producer_codec_in_use", labels, "gauge", "1 when vectors go out as codes, 0 while as float32.", list[i]->codec != NULL);
+    }
+    ap_targets_list_free(list, n);
+}
+
+static void register_metrics(struct ap_producer *p)
+{
+    struct ap_metrics *m = p->metrics;
+    p->insert_latency = ap_histogram(m, "insert_latency_seconds", NULL, "Writes, from the headers read until Kafka has acknowledged all of it.");
+    p->ack_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"ack\"", "Stages of a write.");
+    p->prepare_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"prepare\"", "Stages of a write.");
+    p->visible_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"visible\"", "Stages of a write.");
+    p->refused_busy = ap_counter(m, "antipode_producer_refused_total", "reason=\"queue_full\"", "Writes that were not done, by reason.");
+    p->timeouts = ap_counter(m, "antipode_producer_refused_total", "reason=\"deadline\"", "Writes that were not done, by reason.");
+    p->bad_requests = ap_counter(m, "antipode_producer_refused_total", "reason=\"bad_input\"", "Writes that were not done, by reason.");
+    ap_metrics_collect(m, collect, p);
+}
+
+/* --- life --- */
+
+/* Gapless: a record that fails makes all behind it fail, so that a stream ends early rather than with a hole. */
+static void extend_kafka(struct ap_producer *p)
+{
+    static const size_t ours = 2;
+    const struct ap_config_extra *user = &p->config->extra;
+    char bytes[32];
+    snprintf(bytes, sizeof bytes, "%lld", (long long)p->config->max_record_bytes + 1024);
+    p->kafka.kafka = calloc(user->kafka_count + ours, sizeof *p->kafka.kafka);
+    if (!p->kafka.kafka)
+        abort();
+    p->kafka.kafka[0] = (struct ap_kafka_property){strdup("enable.gapless.guarantee"), strdup("true")};
+    p->kafka.kafka[1] = (struct ap_kafka_property){strdup("message.max.bytes"), strdup(bytes)};
+    for (size_t i = 0; i < user->kafka_count; i++)
+        p->kafka.kafka[ours + i] = (struct ap_kafka_property){strdup(user->kafka[i].key), strdup(user->kafka[i].value)};
+    p->kafka.kafka_count = ours + user->kafka_count;
+}
+
+int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *config, struct ap_metrics *metrics, struct ap_err *err)
+{
+    *p = (struct ap_producer){.config = config, .metrics = metrics};
+    int rc = ap_schemas_new(&p->schemas, err);
+    if (rc)
+        return rc;
+    pthread_mutex_init(&p->ddl, NULL);
+    pthread_mutex_init(&p->step_lock, NULL);
+    extend_kafka(p);
+    p->incarnation = ap_incarnation_new(ap_wall_ms());
+    ap_clock_init(&p->clock, config->clock_offset_ms);
+    ap_drift_init(&p->drift, &p->clock, config->clock_max_drift_ms, metrics);
+    ap_lanes_init(&p->lanes, &p->clock, &config->region, p->incarnation, (size_t)config->queue_records, (size_t)config->queue_bytes,
+                  (size_t)config->max_record_bytes, metrics);
+    ap_control_log_init(&p->control, config, p->schemas, &p->drift, &p->lanes, metrics);
+    ap_watch_init(&p->watch, config, p->schemas, &p->drift, metrics);
+    ap_targets_init(&p->targets, &p->control, &p->lanes, config);
+    ap_trainer_init(&p->trainer, &p->control, &p->targets, config, metrics);
+    register_metrics(p);
+    return 0;
+}
+
+static void *poll_reports(void *arg)
+{
+    struct ap_producer *p = arg;
+    pthread_setname_np(pthread_self(), "reports");
+    while (!atomic_load(&p->stop_polling))
+        ap_lanes_poll(&p->lanes, 200);
+    return NULL;
+}
+
+static int start_threads(struct ap_producer *p, struct ap_err *err)
+{
+    int rc = ap_pool_start(&p->pool, (size_t)p->config->encode_threads, err);
+    if (rc == 0)
+        rc = ap_control_log_start(&p->control, err);
+    if (rc == 0)
+        rc = ap_watch_start(&p->watch, err);
+    if (rc == 0)
+        rc = ap_trainer_start(&p->trainer, err);
+    if (rc)
+        return rc;
+    if (pthread_create(&p->heart, NULL, ap_heart_run, p) != 0)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for heartbeats");
+    p->beating = true;
+    return 0;
+}
+
+int ap_producer_open(struct ap_producer *p, struct ap_err *err)
+{
+    p->rk = ap_kafka_producer(&p->kafka, "antipode-producer", ap_lanes_report, &p->lanes, err);
+    if (!p->rk)
+        return err ? err->code : AP_EKAFKA;
+    int rc = ap_lanes_open(&p->lanes, p->rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
+    if (rc)
+        return rc;
+    if (pthread_create(&p->poller, NULL, poll_reports, p) != 0)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
+    p->polling = true;
+    if ((rc = ap_start_run(p, err)) != 0 || (rc = start_threads(p, err)) != 0)
+        return rc;
+    ap_trainer_adopt(&p->trainer);
+    atomic_store(&p->state, AP_PRODUCER_READY);
+    return 0;
+}
+
+/* rd_kafka_flush would serve reports in this thread, too; the poller alone does. */
+static bool flush(struct ap_producer *p, int timeout_ms)
+{
+    struct timespec pause = {0, 2000000};
+    int64_t deadline = ap_mono_ms() + timeout_ms;
+    while (atomic_load(&p->lanes.unreported) && ap_mono_ms() < deadline && p->polling)
+        nanosleep(&pause, NULL);
+    return atomic_load(&p->lanes.unreported) == 0;
+}
+
+void ap_producer_close(struct ap_producer *p, int timeout_ms)
+{
+    atomic_store(&p->state, AP_PRODUCER_STOPPING);
+    ap_trainer_stop(&p->trainer);
+    atomic_store(&p->stop, true);
+    if (p->beating)
+        pthread_join(p->heart, NULL);
+    if (p->rk && !flush(p, timeout_ms))
+        ap_warn("Kafka has not acknowledged everything within %d ms; what it has not was not acknowledged to clients either", timeout_ms);
+    atomic_store(&p->stop_polling, true);
+    ap_pool_stop(&p->pool);
+    ap_watch_close(&p->watch);
+    if (p->polling)
+        pthread_join(p->poller, NULL);
+    if (p->rk) /* reports of what is left, so that nothing points at it any more */
+        rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    for (int i = 0; i < 20 && p->rk && atomic_load(&p->lanes.unreported); i++)
+        ap_lanes_poll(&p->lanes, 50);
+    ap_targets_fini(&p->targets);
+    ap_control_log_close(&p->control);
+    ap_lanes_close(&p->lanes);
+    if (p->rk)
+        rd_kafka_destroy(p->rk);
+    ap_schemas_free(&p->schemas);
+    for (size_t i = 0; i < p->kafka.kafka_count; i++) {
+        free(p->kafka.kafka[i].key);
+        free(p->kafka.kafka[i].value);
+    }
+    free(p->kafka.kafka);
+    pthread_mutex_destroy(&p->ddl);
+    pthread_mutex_destroy(&p->step_lock);
+}
+
+/* --- states --- */
+
+static int64_t away_ms(struct ap_producer *p)
+{
+    int64_t since = atomic_load(&p->lanes.oldest_ms), now = ap_mono_ms();
+    return since && now - since > AWAY_MS ? now - since : 0;
+}
+
+bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
+{
+    struct ap_err err = {0};
+    if (ap_producer_may_write(p, &err) != 0) {
+        snprintf(why, len, "%s", err.msg);
+        return false;
+    }
+    int64_t away = away_ms(p);
+    if (away)
+        snprintf(why, len, "Kafka has acknowledged nothing for %.1f s", (double)away / 1000);
+    return away == 0;
+}
+
+static int check_region(struct ap_producer *p, struct ap_err *err)
+{
+    const struct ap_catalog *catalog = ap_control_log_lock(&p->control);
+    const struct ap_region_info *region = ap_catalog_region(catalog, &p->config->region);
+    enum ap_region_state state = region ? region->state : AP_REGION_ACTIVE;
+    ap_control_log_unlock(&p->control);
+    if (state == AP_REGION_ACTIVE)
+        return 0;
+    return ap_err_set(err, AP_ECONFLICT, AP_RETRY, "region %s is %s: write in another region", p->config->region.name,
+                      state == AP_REGION_READ_ONLY ? "read-only" : "retired");
+}
+
+int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
+{
+    switch (atomic_load(&p->state)) {
+    case AP_PRODUCER_STARTING: {
+        pthread_mutex_lock(&p->step_lock);
+        int rc = ap_err_set(err, AP_ENOTREADY, AP_RETRY, "starting: %s", p->step[0] ? p->step : "connecting to Kafka");
+        pthread_mutex_unlock(&p->step_lock);
+        return rc;
+    }
+    case AP_PRODUCER_STOPPING: return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the producer is stopping");
+    case AP_PRODUCER_FAILED: return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the producer has failed and restarts");
+    default: break;
+    }
+    int rc = check_region(p, err);
+    return rc ? rc : ap_drift_check(&p->drift, err);
+}
+
+bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)
+{
+    if (atomic_load(&p->lanes.broken))
+        ap_err_set(err, AP_EKAFKA, AP_FATAL, "Kafka did not take a record (%s), so this incarnation's numbers cannot go on without a hole; restart this process: it goes on as a new incarnation",
+                   rd_kafka_err2str((rd_kafka_resp_err_t)atomic_load(&p->lanes.broken_why)));
+    else if (atomic_load(&p->control.failed))
+        ap_err_set(err, AP_EKAFKA, AP_FATAL, "the control topics are not followed any more (see above); restart this process");
+    else
+        return false;
+    atomic_store(&p->state, AP_PRODUCER_FAILED);
+    return true;
+}

@@ -1,0 +1,39 @@
+/* The regions' watermarks as they arrive: what each has made visible, for writes that wait for it, and what time it is there.
+ *
+ * Invariant: a region's positions are those of its newest watermark by the order of its own topic. A watermark that claims
+ * another region than its topic's is refused. */
+#ifndef ANTIPODE_PRODUCER_WATCH_H
+#define ANTIPODE_PRODUCER_WATCH_H
+#include <pthread.h>
+#include "common/kafka.h"
+#include "common/watermark.h"
+#include "producer/drift.h"
+#include "producer/options.h"
+
+struct ap_watch {
+    const struct ap_producer_config *config;
+    const struct ap_schemas *schemas;
+    struct ap_drift *drift;
+    rd_kafka_t *rk;
+    bool assigned[AP_REGIONS_MAX + 1];
+    pthread_t thread;
+    bool running;
+    _Atomic bool stop;
+    _Atomic bool live; /* started: what comes now is new, not the end of the log */
+
+    pthread_mutex_t lock;
+    pthread_cond_t moved; /* the own region's watermark has */
+    struct ap_watermark marks[AP_REGIONS_MAX + 1]; /* own region first, then others in config's order */
+    struct ap_metric *seen, *refused;
+};
+void ap_watch_init(struct ap_watch *w, const struct ap_producer_config *config, const struct ap_schemas *schemas, struct ap_drift *drift, struct ap_metrics *metrics);
+/* Read the newest watermark of the own region, so that its clock is merged; the topic must exist. */
+int ap_watch_open(struct ap_watch *w, int timeout_ms, struct ap_err *err);
+int ap_watch_start(struct ap_watch *w, struct ap_err *err);
+void ap_watch_close(struct ap_watch *w);
+/* Wait until the own region's watermark covers token. 0 or AP_ETIMEOUT. Any thread. */
+int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
+/* Feed one watermark record, as read from region i's topic (0: own): for tests. */
+void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len);
+
+#endif

@@ -1,0 +1,164 @@
+/* The waiting is done in the connection's thread: that is the back-pressure. Deadlines that pass are answered honestly: the
+ * write may still happen, and repeating it is harmless because ids make it idempotent. */
+#include "producer/write.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/timeutil.h"
+
+#define TOKEN_HEADER "X-Antipode-Token"
+#define TIMEOUT_MAX_S 3600
+
+/* --- what was asked for --- */
+
+static bool listed(const char *const *list, const char *name, size_t len)
+{
+    for (; list && *list; list++)
+        if (strlen(*list) == len && memcmp(*list, name, len) == 0)
+            return true;
+    return false;
+}
+
+static int check_names(const char *query, const char *const *also, struct ap_err *err)
+{
+    static const char *const ours[] = {"wait", "timeout", "ordering", NULL};
+    for (const char *p = query; *p;) {
+        size_t pair = strcspn(p, "&"), name = strcspn(p, "=&");
+        if (name && !listed(ours, p, name) && !listed(also, p, name))
+            return ap_err_set(err, AP_EINVAL, AP_POISON, "unknown query parameter \"%.*s\"", (int)(name < 64 ? name : 64), p);
+        p += pair + (p[pair] == '&');
+    }
+    return 0;
+}
+
+static int read_ordering(const char *text, struct ap_err *err)
+{
+    if (!text || strcmp(text, "weak") == 0)
+        return 0;
+    if (strcmp(text, "medium") == 0 || strcmp(text, "strong") == 0)
+        return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "ordering=%s is not supported: writes of a point are ordered by their version, in all regions alike", text);
+    return ap_err_set(err, AP_EINVAL, AP_POISON, "ordering: \"%.32s\" is neither weak, medium nor strong", text);
+}
+
+static int read_timeout(const char *text, int64_t fallback_ms, int64_t *ms, struct ap_err *err)
+{
+    *ms = fallback_ms;
+    if (!text)
+        return 0;
+    char *end;
+    long seconds = strtol(text, &end, 10);
+    if (end == text || *end || seconds < 1 || seconds > TIMEOUT_MAX_S)
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "timeout: \"%.32s\" is not a number of seconds from 1 to %d", text, TIMEOUT_MAX_S);
+    *ms = seconds * 1000;
+    return 0;
+}
+
+/* What the client has seen is older than what it writes now. */
+static int merge_token(struct ap_producer *p, const char *text, struct ap_err *err)
+{
+    struct ap_token token;
+    if (!text)
+        return 0;
+    int rc = ap_token_parse(text, strlen(text), &token, err);
+    if (rc)
+        return ap_err_wrap(err, TOKEN_HEADER);
+    rc = ap_drift_merge(&p->drift, token.hlc, err);
+    ap_token_fini(&token);
+    return rc ? ap_err_wrap(err, TOKEN_HEADER) : 0;
+}
+
+int ap_write_options_read(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, struct ap_write_options *out, struct ap_err *err)
+{
+    const char *wait = ap_http_query(req, "wait");
+    int64_t ms;
+    *out = (struct ap_write_options){.wait = wait && strcmp(wait, "true") == 0};
+    if (wait && !out->wait && strcmp(wait, "false") != 0)
+        return ap_err_set(err, AP_EINVAL, AP_POISON, "wait: \"%.32s\" is neither true nor false", wait);
+    int rc = check_names(ap_http_query_string(req), also, err);
+    if (rc == 0)
+        rc = read_ordering(ap_http_query(req, "ordering"), err);
+    if (rc == 0)
+        rc = read_timeout(ap_http_query(req, "timeout"), p->config->request_timeout_ms, &ms, err);
+    if (rc)
+        return rc;
+    out->deadline_ns = ap_http_start_ns(req) + ms * 1000000;
+    if ((rc = ap_producer_may_write(p, err)) != 0)
+        return rc;
+    return merge_token(p, ap_http_header(req, TOKEN_HEADER), err);
+}
+
+/* --- doing it --- */
+
+int ap_write_records(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n,
+                     const struct ap_write_options *o, struct ap_token *token, struct ap_err *err)
+{
+    size_t published;
+    struct ap_ack *ack = ap_ack_new(true);
+    int rc = ap_lanes_publish(&p->lanes, topic, records, n, 0, ack, token, &published, err);
+    ap_ack_seal(ack);
+    if (rc && published)
+        ap_err_wrap(err, "%zu of %zu points may be published, sending all again with the same ids is safe", published, n);
+    if (rc == 0)
+        rc = ap_ack_wait(ack, o->deadline_ns, err);
+    if (rc == 0)
+        ap_observe(p->ack_latency, (double)(ap_mono_ns() - ack->start_ns) * 1e-9);
+    ap_ack_unref(&ack);
+    return rc;
+}
+
+enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token *token, const struct ap_write_options *o)
+{
+    if (!o->wait)
+        return AP_WRITE_ACKNOWLEDGED;
+    int64_t start = ap_mono_ns();
+    int rc = token->count ? ap_watch_wait(&p->watch, token, o->deadline_ns, NULL) : 0;
+    ap_observe(p->visible_latency, (double)(ap_mono_ns() - start) * 1e-9);
+    return rc ? AP_WRITE_TIMEOUT : AP_WRITE_COMPLETED;
+}
+
+const char *ap_write_status_name(enum ap_write_status s)
+{
+    return s == AP_WRITE_ACKNOWLEDGED ? "acknowledged" : s == AP_WRITE_COMPLETED ? "completed" : "wait_timeout";
+}
+
+/* --- answering --- */
+
+static json_t *print_token(struct ap_http_request *req, const struct ap_token *token)
+{
+    struct ap_buf text = {0};
+    if (!token->count)
+        return json_null();
+    ap_token_format(token, &text);
+    ap_buf_append(&text, "", 1);
+    ap_http_add_header(req, TOKEN_HEADER, (char *)text.data);
+    json_t *json = json_string((char *)text.data);
+    ap_buf_free(&text);
+    return json;
+}
+
+void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token, json_t *more)
+{
+    json_t *result = json_object();
+    json_object_set_new(result, "operation_id", json_integer((json_int_t)atomic_fetch_add(&p->operations, 1) + 1));
+    json_object_set_new(result, "status", json_string(ap_write_status_name(status)));
+    json_object_set_new(result, "token", print_token(req, token));
+    if (more)
+        json_object_update(result, more);
+    json_decref(more);
+    ap_http_reply_result(req, result);
+}
+
+void ap_write_reply_err(struct ap_http_request *req, struct ap_producer *p, const struct ap_err *err)
+{
+    if (err->code == AP_EBUSY)
+        ap_count(p->refused_busy, 1);
+    else if (err->code == AP_ETIMEOUT)
+        ap_count(p->timeouts, 1);
+    else if (err->cls == AP_POISON)
+        ap_count(p->bad_requests, 1);
+    /* A deadline that passed is a 503, too: Kafka is slow or away, and sending again later is the right thing. */
+    struct ap_err answer = *err;
+    if (answer.code == AP_ETIMEOUT)
+        answer.code = AP_ENOTREADY;
+    ap_http_reply_err(req, &answer);
+}
