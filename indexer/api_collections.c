@@ -61,8 +61,8 @@ static void append_vectors(struct ap_buf *out, const struct ap_control_collectio
     ap_json_raw(out, p->vector_name ? "}" : "");
 }
 
-/* What Qdrant's clients require to be there, and under "antipode" what is this system's own. The parameters of HNSW and
- * of the optimizer are Qdrant's words for what the indexer chooses by itself. */
+/* What Qdrant's clients require to be there. The parameters of HNSW and of the optimizer are its words for what the indexer
+ * chooses by itself. Ours: the parameters under config.metadata, as at creation, and what the index says under antipode. */
 static void append_info(struct ap_buf *out, const struct ap_read *r)
 {
     const struct ap_collection_view *c = &r->c;
@@ -79,14 +79,14 @@ static void append_info(struct ap_buf *out, const struct ap_read *r)
     ap_json_raw(out, ",\"shard_number\":1,\"replication_factor\":1,\"write_consistency_factor\":1,\"on_disk_payload\":true},"
                      "\"hnsw_config\":{\"m\":16,\"ef_construct\":100,\"full_scan_threshold\":10000},"
                      "\"optimizer_config\":{\"deleted_threshold\":0.2,\"vacuum_min_vector_number\":1000,\"default_segment_number\":0,\"flush_interval_sec\":1},"
-                     "\"wal_config\":null,\"quantization_config\":null},\"payload_schema\":{},\"antipode\":{\"region\":");
-    ap_json_string(out, r->api->config->region.name, strlen(r->api->config->region.name));
-    ap_buf_printf(out, ",\"id\":\"%016llx\",\"generation\":%llu,\"codec\":", (unsigned long long)c->collection->id, (unsigned long long)p->generation);
+                     "\"wal_config\":null,\"quantization_config\":null,\"metadata\":{\"antipode\":{\"codec\":");
     ap_json_string(out, p->codec_factory, strlen(p->codec_factory));
     ap_buf_printf(out, ",\"raw\":\"%s\",\"topic\":", p->raw_home ? "home" : "none");
     ap_json_string(out, p->topic, strlen(p->topic));
-    ap_buf_printf(out, ",\"pending\":%llu,\"visible_slot\":%llu}}", (unsigned long long)c->pending,
-                  (unsigned long long)ap_index_visible_slot(r->index));
+    ap_json_raw(out, "}}},\"payload_schema\":{},\"antipode\":{\"region\":");
+    ap_json_string(out, r->api->config->region.name, strlen(r->api->config->region.name));
+    ap_buf_printf(out, ",\"id\":\"%016llx\",\"generation\":%llu,\"pending\":%llu,\"visible_slot\":%llu}}", (unsigned long long)c->collection->id,
+                  (unsigned long long)p->generation, (unsigned long long)c->pending, (unsigned long long)ap_index_visible_slot(r->index));
 }
 
 void ap_serve_collection(struct ap_http_request *req)

@@ -88,9 +88,9 @@ static void set_status(struct ap_forward_reply *reply, const char *status)
 static void answer_write(struct ap_http_request *req, struct ap_forward_reply *reply, bool wait, int64_t deadline_ns)
 {
     const char *token = header_of(reply, AP_TOKEN_HEADER);
-    if (wait && token && reply->status >= 200 && reply->status < 300) {
+    if (wait && reply->status >= 200 && reply->status < 300) {
         struct ap_err err;
-        int rc = wait_visible(ap_http_user(req), token, deadline_ns, &err);
+        int rc = token ? wait_visible(ap_http_user(req), token, deadline_ns, &err) : 0; /* no token: nothing was written */
         /* Also when waiting was no use (shutting down): the write is durable, its visibility is not known. */
         set_status(reply, rc ? "wait_timeout" : "completed");
     }
@@ -128,42 +128,48 @@ void ap_serve_write(struct ap_http_request *req)
 
 /* --- collections --- */
 
-static bool is_here(struct ap_index *index, const char *name)
+/* Id of the live collection of that name that reads see; 0 when there is none. */
+static uint64_t live_id(struct ap_index *index, const char *name)
 {
     struct ap_view *view;
     struct ap_collection_view c;
-    if (ap_view_begin(index, &view, NULL))
-        return false;
+    if (!index || ap_view_begin(index, &view, NULL))
+        return 0;
     int rc = ap_view_collection(view, name, &c, NULL);
+    uint64_t id = rc == 0 ? c.collection->id : 0;
     ap_view_end(&view);
-    return rc == 0;
+    return id;
 }
 
-static int wait_catalog(struct ap_api *api, const char *name, bool present, int64_t deadline_ns, struct ap_err *err)
+/* Until reads see another collection of that name (created) or not this one any more (dropped) than `before` the write:
+ * one that was dropped and is created again is another. */
+static int wait_catalog(struct ap_api *api, const char *name, uint64_t before, bool created, int64_t deadline_ns, struct ap_err *err)
 {
     struct ap_index *index = api->index;
     while (index) {
-        uint64_t seen = ap_tail_refreshes(api->tail);
-        if (is_here(index, name) == present)
+        uint64_t seen = ap_tail_refreshes(api->tail), id = live_id(index, name);
+        if (created ? id && id != before : !id || id != before)
             return 0;
         if (!ap_tail_wait(api->tail, seen, deadline_ns))
             break;
     }
-    return ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "collection `%.255s` is %s, but reads here do not show it yet", name,
-                      present ? "created" : "deleted");
+    return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "collection `%.255s` is %s, but reads in this region do not show it yet", name,
+                      created ? "created" : "deleted");
 }
 
-static void serve_definition(struct ap_http_request *req, bool present)
+static void serve_definition(struct ap_http_request *req, bool create)
 {
     struct ap_api *api = ap_http_user(req);
+    const char *name = ap_http_param(req, 0);
     struct ap_forward_reply reply;
     struct ap_err err;
     int64_t deadline;
+    uint64_t before = live_id(api->index, name);
     if (ap_api_deadline(api, req, &deadline, &err) || forward(req, deadline, &reply, &err)) {
         ap_http_reply_err(req, &err);
         return;
     }
-    if (reply.status == 200 && wait_catalog(api, ap_http_param(req, 0), present, deadline, &err)) {
+    if (reply.status == 200 && wait_catalog(api, name, before, create, deadline, &err)) {
         ap_forward_reply_fini(&reply);
         ap_http_reply_err(req, &err);
         return;
