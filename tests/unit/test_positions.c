@@ -316,9 +316,8 @@ START_TEST(lineages_may_become_known_later)
     /* A replay that came while the lineage was unknown is forgotten again. */
     unknown_from = 1;
     ap_positions_note(p, &eu, 1000, TOPIC, 0, 2, 20);
-    ap_positions_note(p, &eu, 1002, TOPIC, 0, 1, 10);
     ap_positions_note(p, &eu, 1002, TOPIC, 0, 5, 50);
-    ck_assert_uint_eq(ap_positions_totals(p).missing, 1 + 3);
+    ck_assert_uint_eq(ap_positions_totals(p).missing, 1 + 4);
     unknown_from = 0;
     save();
     ck_assert(!position(1000, 0, &at));
