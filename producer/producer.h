@@ -39,7 +39,7 @@ struct ap_producer {
     bool polling, beating;
     pthread_mutex_t ddl;           /* creations and deletions of collections, one at a time */
     pthread_mutex_t step_lock;     /* guards step */
-    char step[400];                /* what starting waits for, in words */
+    char step[600];                /* what starting waits for, in words */
     _Atomic uint64_t operations;   /* numbers for operation_id */
     struct ap_metric *insert_latency, *ack_latency, *visible_latency, *prepare_latency, *refused_busy, *timeouts, *bad_requests;
 };
