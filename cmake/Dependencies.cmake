@@ -3,7 +3,6 @@
 # FAISS and librdkafka come from the cache that ./dev deps fills, unless ANTIPODE_FAISS_ROOT and
 # ANTIPODE_RDKAFKA_ROOT name other places; the rest are Debian packages, found by pkg-config.
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS C CXX)
 find_package(PkgConfig REQUIRED)
 
 set(ANTIPODE_FAISS_ROOT "" CACHE PATH "Where FAISS and its C API are installed (default: the cache of ./dev deps)")
@@ -39,9 +38,18 @@ message(STATUS "FAISS: ${FAISS_C_LIBRARY}")
 
 add_library(antipode_faiss INTERFACE)
 target_include_directories(antipode_faiss SYSTEM INTERFACE "${FAISS_INCLUDE}")
-# FAISS is C++: whoever links it needs the C++ runtime, also from a C program.
+# FAISS is C++ with OpenMP, built by GCC: whoever links it, with clang as well, needs these runtimes.
 target_link_libraries(antipode_faiss INTERFACE
-  "${FAISS_C_LIBRARY}" "${FAISS_LIBRARY}" PkgConfig::OPENBLAS OpenMP::OpenMP_CXX stdc++ m)
+  "${FAISS_C_LIBRARY}" "${FAISS_LIBRARY}" PkgConfig::OPENBLAS gomp stdc++ m)
+
+# omp.h, of which FAISS's headers take the locks, must be that of the runtime FAISS was built for: GCC's.
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  execute_process(COMMAND gcc -print-file-name=include/omp.h OUTPUT_VARIABLE omp_h OUTPUT_STRIP_TRAILING_WHITESPACE)
+  file(READ "${omp_h}" text)
+  string(REGEX REPLACE "__malloc__ \\([^)]*\\)" "__malloc__" text "${text}") # clang takes no arguments there
+  file(WRITE "${CMAKE_BINARY_DIR}/gcc-omp/omp.h" "${text}")
+  target_include_directories(antipode_faiss SYSTEM INTERFACE "${CMAKE_BINARY_DIR}/gcc-omp")
+endif()
 
 # ---- librdkafka, static: its own dependencies come after it -------------------------------------------------
 antipode_root(ANTIPODE_RDKAFKA_ROOT rdkafka)
