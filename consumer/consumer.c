@@ -422,7 +422,7 @@ static int once_a_second(struct ap_consumer *c, struct ap_err *err)
 {
     uint64_t seen = c->seen;
     announce_offsets(c);
-    ap_registry_strangers(c->registry, ap_mono_ms(), report_stranger, c);
+    ap_registry_strangers(c->registry, ap_mono_ms(), c->settings->control_wait_ms, report_stranger, c);
     ap_tallies_flush(&c->tallies);
     if (!ap_store_seen_read(c->store, &seen) && seen != c->seen) {
         c->seen = seen;

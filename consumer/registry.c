@@ -192,7 +192,7 @@ void ap_registry_stranger(struct ap_registry *r, uint64_t stream, size_t origin_
     r->strangers[r->stranger_count++] = (struct stranger){.stream = stream, .records = 1, .origin_index = origin_index, .origin = *origin, .since_ms = now_ms};
 }
 
-void ap_registry_strangers(struct ap_registry *r, int64_t now_ms,
+void ap_registry_strangers(struct ap_registry *r, int64_t now_ms, int64_t patience_ms,
                            void (*fn)(void *arg, uint64_t stream, size_t origin_index, uint64_t records), void *arg)
 {
     size_t kept = 0;
@@ -200,7 +200,7 @@ void ap_registry_strangers(struct ap_registry *r, int64_t now_ms,
         struct stranger *s = &r->strangers[i];
         if (ap_registry_stream(r, s->stream, &s->origin) != AP_STREAM_STRANGER)
             continue;
-        if (s->records && now_ms - s->since_ms >= AP_STRANGER_MS) {
+        if (s->records && now_ms - s->since_ms >= patience_ms) {
             fn(arg, s->stream, s->origin_index, s->records);
             s->records = 0;
         }

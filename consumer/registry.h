@@ -3,15 +3,13 @@
  * It owns the schemas and the catalog, fills them from the store at the start and from the control topics after that,
  * and answers the apply thread's questions about each record: may this stream speak for that region, is this collection
  * gone? A stream that nobody has registered is a stranger: its records are counted, and reported once it has stayed
- * unknown for AP_STRANGER_MS, because a mirror may bring a registration a little later than the records.
+ * unknown for a while, because a mirror may bring a registration a little later than the records.
  * Owned by the apply thread. */
 #ifndef ANTIPODE_CONSUMER_REGISTRY_H
 #define ANTIPODE_CONSUMER_REGISTRY_H
 #include "common/catalog.h"
 #include "common/schema.h"
 #include "common/store.h"
-
-#define AP_STRANGER_MS 10000
 
 struct ap_registry;
 
@@ -48,9 +46,9 @@ uint64_t ap_registry_lineage(void *registry, uint64_t incarnation);
 
 /* A record of a stranger was applied. */
 void ap_registry_stranger(struct ap_registry *r, uint64_t stream, size_t origin_index, const struct ap_region *origin, int64_t now_ms);
-/* Forget strangers that have been registered since, and report the records of those that have not through fn (stream 0:
- * of more of them than are listed). Call it about once a second. */
-void ap_registry_strangers(struct ap_registry *r, int64_t now_ms,
+/* Forget strangers that have been registered since, and report the records of those that have not for patience_ms through
+ * fn (stream 0: of more of them than are listed). Call it about once a second. */
+void ap_registry_strangers(struct ap_registry *r, int64_t now_ms, int64_t patience_ms,
                            void (*fn)(void *arg, uint64_t stream, size_t origin_index, uint64_t records), void *arg);
 
 #endif

@@ -11,7 +11,7 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 
-enum { ROUND_MS = 1000, RECHECK_MS = 5000, REQUEST_MS = 2000 };
+enum { ROUND_MS = 1000, EAGER_MS = 50, EAGER_ROUNDS = 40, RECHECK_MS = 5000, REQUEST_MS = 2000 };
 
 struct topic {
     const char *name;
@@ -51,8 +51,13 @@ static bool look_for_cluster(struct ap_scout *s)
     if (*s->cluster)
         return true;
     char id[AP_CLUSTER_ID_MAX];
+    int32_t partitions;
     struct ap_err err;
-    if (ap_kafka_cluster_id(s->rk, REQUEST_MS, id, sizeof id, &err)) {
+    /* The id comes with any answer about topics; waiting for one alone would wait for the client's own next refresh. */
+    int rc = ap_kafka_partitions(s->rk, s->topics[0].name, REQUEST_MS, &partitions, &err);
+    if (!rc || rc == AP_ENOTFOUND)
+        rc = ap_kafka_cluster_id(s->rk, REQUEST_MS, id, sizeof id, &err);
+    if (rc) {
         set_trouble(s, err.msg);
         return false;
     }
@@ -159,16 +164,24 @@ static void round_once(struct ap_scout *s)
     set_trouble(s, trouble);
 }
 
+static bool all_known(const struct ap_scout *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (!s->topics[i].known)
+            return false;
+    return true;
+}
+
 static void *scout_main(void *arg)
 {
     struct ap_scout *s = arg;
     pthread_mutex_lock(&s->lock);
-    while (!s->stop) {
+    for (int rounds = 0; !s->stop; rounds++) {
         pthread_mutex_unlock(&s->lock);
         round_once(s);
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += ROUND_MS / 1000;
+        /* The first questions go out before the client is connected; a start should not wait a second for that. */
+        int64_t until_ns = ap_mono_ns() + (rounds < EAGER_ROUNDS && !all_known(s) ? EAGER_MS : ROUND_MS) * INT64_C(1000000);
+        struct timespec until = {.tv_sec = until_ns / 1000000000, .tv_nsec = until_ns % 1000000000};
         pthread_mutex_lock(&s->lock);
         if (!s->stop)
             pthread_cond_timedwait(&s->wake, &s->lock, &until);
