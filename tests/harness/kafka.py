@@ -1,13 +1,14 @@
 """A broker from docker/kafka/<region>.properties, and the topics it is to hold."""
 
+import base64
 import logging
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from . import paths
 from .ports import HOST, Ports
@@ -62,6 +63,7 @@ class Broker:
                                log_dir / f"{region}-kafka.log", detached=detached, cwd=paths.ROOT)
         self._format: subprocess.Popen | None = None
         self._admin: AdminClient | None = None
+        self._asks: Producer | None = None
 
     @property
     def template(self) -> Path:
@@ -84,9 +86,7 @@ class Broker:
         if not (self.data_dir / "meta.properties").exists():
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            uuid = subprocess.run(["head", "-c", "16", "/dev/urandom"], capture_output=True, check=True).stdout
-            import base64
-            cluster = "A" + base64.urlsafe_b64encode(uuid).decode().rstrip("=")[1:]  # must not start with a dash
+            cluster = "A" + base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")[1:]  # no dash in front
             with open(self.log_dir / f"{self.region}-kafka-format.log", "wb") as log:
                 self._format = subprocess.Popen(
                     java("kafka.tools.StorageTool", ["format", "-t", cluster, "-c", self.properties], 128, "c1"),
@@ -115,6 +115,7 @@ class Broker:
         return self
 
     def stop(self, deadline_s: float = 20) -> None:
+        self._asks = None
         self.process.stop(deadline_s)
 
     def kill(self) -> None:
@@ -137,12 +138,20 @@ class Broker:
         return self._admin
 
     def create_topics(self, topics: dict[str, tuple[int, dict]]) -> None:
-        """name: (partitions, configuration). Those that exist are left as they are."""
+        """name: (partitions, configuration). Those that exist are left as they are. Returns when all can be used."""
         create_topics(self.admin, topics)
+        everything = {TopicPartition(name, p): OffsetSpec.latest() for name, (n, _) in topics.items() for p in range(n)}
+        # A partition that has just been made answers "not leader" for a moment.
+        wait_until(lambda: all(f.result(5).offset >= 0 for f in self.admin.list_offsets(everything).values()), 20,
+                   f"the topics of {self.region} have leaders")
+
+    def warm_up(self) -> None:
+        """Has the broker fetch its first block of producer ids from the controller. Who asks first is told to come back
+        after half a second; this is who asks, and does not wait."""
+        self._asks = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "log_level": 0},
+                              logger=_quiet)
 
     def end_offsets(self, topic: str) -> dict[int, int]:
-        from confluent_kafka import TopicPartition
-        from confluent_kafka.admin import OffsetSpec
         partitions = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
         asked = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
         return {tp.partition: f.result(10).offset for tp, f in asked.items()}
@@ -181,18 +190,3 @@ def region_topics(region: str, regions: list[str], partitions: int = 4, retentio
         if other != region:
             topics |= {f"{other}.{name}": what for name, what in crossing.items()}
     return topics
-
-
-def tcp_answers(port: int) -> bool:
-    import socket
-    try:
-        with socket.create_connection((HOST, port), 0.2):
-            return True
-    except OSError:
-        return False
-
-
-def unset_java_options() -> None:
-    """Java prints a line about these variables into every log; ours are given on the command line."""
-    for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS"):
-        os.environ.pop(name, None)

@@ -31,7 +31,9 @@ def preset() -> str:
 
 
 def binary(name: str, of: str | None = None) -> Path:
-    path = ROOT / "build" / (of or preset()) / "bin" / name
+    """ANTIPODE_BUILD names another build folder, for one outside the checkout."""
+    build = Path(os.environ.get("ANTIPODE_BUILD") or ROOT / "build" / (of or preset()))
+    path = build / "bin" / name
     if not path.is_file():
-        raise RuntimeError(f"{path.relative_to(ROOT)} is not built: run ./dev build {of or preset()}")
+        raise RuntimeError(f"{path} is not built: run ./dev build {of or preset()}")
     return path

@@ -145,6 +145,8 @@ class World:
             self.delay.start()
         for region in self:
             region.kafka.wait_ready()
+            region.kafka.warm_up()
+        for region in self:
             region.create_topics()
         say("MirrorMaker and daemons")
         for region in self:
