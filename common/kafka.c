@@ -15,6 +15,7 @@ struct property { const char *key, *value; };
 
 static const struct property all_clients[] = {
     { "statistics.interval.ms", "0" },
+    { "allow.auto.create.topics", "false" }, /* nor by producers: a topic made by asking has the wrong partitions */
     { "socket.nagle.disable", "true" },
     { "socket.keepalive.enable", "true" },
     { "reconnect.backoff.ms", "50" },
@@ -43,7 +44,6 @@ static const struct property consumer[] = {
     { "enable.auto.commit", "false" },
     { "enable.auto.offset.store", "false" },
     { "auto.offset.reset", "error" },
-    { "allow.auto.create.topics", "false" },
     { "check.crcs", "true" },
     { "fetch.min.bytes", "1" },
     { "fetch.wait.max.ms", "100" },
