@@ -185,6 +185,7 @@ static void request_init(struct request *r, CURLM *multi, struct ap_target *targ
     snprintf(url, sizeof url, "%s/%s", target->url, metrics ? "metrics" : "readyz");
     curl_easy_setopt(r->handle, CURLOPT_URL, url);
     curl_easy_setopt(r->handle, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(r->handle, CURLOPT_NOPROXY, "*"); /* a proxy of the shell's is for other hosts than ours */
     curl_easy_setopt(r->handle, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
     curl_easy_setopt(r->handle, CURLOPT_ERRORBUFFER, r->error);
     curl_easy_setopt(r->handle, CURLOPT_WRITEFUNCTION, on_body);

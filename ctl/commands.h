@@ -1,0 +1,18 @@
+/* The commands of `antipode`. Each gets the arguments from its own name on and returns the exit code: 0 done, 1 failed (or:
+ * something is not well), 2 usage. Data goes to stdout, everything else to stderr. */
+#ifndef ANTIPODE_CTL_COMMANDS_H
+#define ANTIPODE_CTL_COMMANDS_H
+
+struct ap_command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+    const char *help; /* the whole text of `antipode <name> --help` */
+};
+
+int ap_cmd_status(int argc, char **argv);
+int ap_cmd_lag(int argc, char **argv);
+int ap_cmd_cat(int argc, char **argv);
+
+extern const char ap_help_status[], ap_help_lag[], ap_help_cat[];
+
+#endif
