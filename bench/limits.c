@@ -65,8 +65,10 @@ static double publish_all(const char *brokers, const char *topic, size_t rows, c
     for (size_t i = 0; i < rows; i++) {
         struct ap_point_id id;
         struct ap_key key;
-        for (size_t b = 0; b < 2; b++)
-            ap_put_le64(id.b + 8 * b, (seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407)) ^ (seed >> 29));
+        for (size_t b = 0; b < 2; b++) {
+            seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+            ap_put_le64(id.b + 8 * b, seed ^ (seed >> 29));
+        }
         ap_key_make(7, &id, &key);
         struct ap_mutation m = { .op = AP_OP_UPSERT, .version = { ((uint64_t)ap_wall_ms() << 16) + (i & 0xffff), { "bench" }, writer }, .stream = writer,
                                  .seq = i + 1, .has_codec = true, .codec = ap_codec_id(codec), .vector = codes + i * code_size, .vector_len = code_size };
