@@ -12,7 +12,7 @@
 #include "common/timeutil.h"
 #include "producer/points_json.h"
 
-#define PART_BYTES ((size_t)4 << 20) /* of one batch's vectors, or of its text */
+#define PART_BYTES ((size_t)8 << 20) /* of one batch's vectors, or of its text */
 #define ACKS_MAX 64
 #define ENCODERS_MAX 16
 

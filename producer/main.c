@@ -9,7 +9,7 @@
 #include "producer/api.h"
 
 #define LOOK_MS 200
-#define FLUSH_MS 10000
+#define FLUSH_MS 3000
 
 static sigset_t block_signals(void)
 {
@@ -78,7 +78,8 @@ int main(int argc, char **argv)
         return rc == AP_EIO ? 1 : 2;
     }
     sigset_t signals = block_signals();
-    mallopt(M_ARENA_MAX, 4); /* a thread per connection would otherwise keep an arena each */
+    mallopt(M_ARENA_MAX, 4);                 /* a thread per connection would otherwise keep an arena each */
+    mallopt(M_MMAP_THRESHOLD, 1024 * 1024);  /* bodies and batches go back to the system when they are done */
     ap_ann_init();
     struct ap_metrics *metrics = ap_metrics_new();
 
@@ -93,6 +94,7 @@ int main(int argc, char **argv)
         atomic_store(&producer.stop_starting, true);
         pthread_join(opener, NULL);
     }
+    ap_producer_stop(&producer);
     ap_http_stop(&server);
     ap_producer_close(&producer, status ? 0 : FLUSH_MS);
     ap_metrics_free(&metrics);

@@ -86,7 +86,7 @@ static void check_point(struct ap_points *p, size_t i, const struct ap_target *t
     float *v = p->vectors + i * p->dim;
     size_t bad = ap_floats_first_nonfinite(v, p->dim);
     if (bad < p->dim) {
-        ap_point_errors_add(errors, p->first + i, "vector[%zu] is %s", bad, isnan(v[bad]) ? "NaN" : "not finite as float32");
+        ap_point_errors_add(errors, i, "vector[%zu] is %s", bad, isnan(v[bad]) ? "NaN" : "not finite as float32");
         return;
     }
     if (!p->has_id[i]) {
@@ -97,9 +97,9 @@ static void check_point(struct ap_points *p, size_t i, const struct ap_target *t
         return;
     float norm = ap_normalize(v, p->dim);
     if (!(norm > 0))
-        ap_point_errors_add(errors, p->first + i, "a zero vector has no direction: cosine cannot compare it");
+        ap_point_errors_add(errors, i, "a zero vector has no direction: cosine cannot compare it");
     else if (!isfinite(norm) || ap_floats_first_nonfinite(v, p->dim) < p->dim)
-        ap_point_errors_add(errors, p->first + i, "the vector is too long: its length is not finite as float32");
+        ap_point_errors_add(errors, i, "the vector is too long: its length is not finite as float32");
 }
 
 static int encode(struct ap_points *p, const struct ap_target *t, struct ap_err *err)

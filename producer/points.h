@@ -12,7 +12,6 @@ struct ap_payload { size_t at, len; }; /* in text; len 0: none */
 struct ap_points {
     uint32_t dim;
     size_t n, cap;
-    uint64_t first; /* number of points[0] in its stream, for errors; 0 in a request */
     struct ap_point_id *ids;
     bool *has_id;               /* false: derived from the vector by prepare */
     float *vectors;             /* n x dim, as received; prepared: normalized under cosine */

@@ -186,8 +186,11 @@ static bool read_point(struct ap_pull *j, const struct ap_target *t, struct ap_p
     return !j->failed && (vector || ap_pull_fail(j, AP_EINVAL, "the point has no vector"));
 }
 
-static bool room(struct ap_pull *j, size_t n, size_t max)
+/* A number takes at least two bytes of text: memory is bounded by the body even if a list of ids promises more. */
+static bool room(struct ap_pull *j, const struct ap_points *p, size_t n, size_t max)
 {
+    if (p && n > (size_t)(j->end - j->start) / ((size_t)2 * p->dim))
+        return ap_pull_fail(j, AP_EINVAL, "there are more ids or payloads than vectors of %u numbers", p->dim);
     return n < max || ap_pull_fail(j, AP_ETOOBIG, "more than %zu points in one request (max_points_per_request): send fewer at a time, or use points/bulk", max);
 }
 
@@ -197,7 +200,7 @@ static bool read_points(struct ap_pull *j, const struct ap_target *t, size_t max
     if (!ap_pull_open(j, '['))
         return false;
     while (ap_pull_next(j, '[', &first)) {
-        if (!room(j, p->n, max))
+        if (!room(j, p, p->n, max))
             return false;
         size_t i = p->n;
         if (!read_point(j, t, p))
@@ -213,7 +216,7 @@ struct columns { size_t ids, vectors, payloads; bool has_ids, has_vectors, has_p
 
 static bool ensure(struct ap_pull *j, struct ap_points *p, size_t i, size_t max)
 {
-    if (!room(j, i, max))
+    if (!room(j, p, i, max))
         return false;
     while (p->n <= i)
         ap_points_add(p);
@@ -364,7 +367,7 @@ static bool read_ids(struct ap_pull *j, size_t max, struct ap_buf *out, size_t *
     if (!ap_pull_open(j, '['))
         return false;
     while (ap_pull_next(j, '[', &first)) {
-        if (!room(j, *n, max))
+        if (!room(j, NULL, *n, max))
             return false;
         if (!read_id(j, &id))
             return in_point(j, "points", *n);

@@ -54,21 +54,29 @@ static void register_metrics(struct ap_producer *p)
 
 /* --- life --- */
 
-/* Gapless: a record that fails makes all behind it fail, so that a stream ends early rather than with a hole. */
+static void add_property(struct ap_config_extra *to, const char *key, const char *value)
+{
+    struct ap_kafka_property *property = &to->kafka[to->kafka_count++];
+    if (!(property->key = strdup(key)) || !(property->value = strdup(value)))
+        abort();
+}
+
+/* Ours go before the user's, which win.
+ * Gapless: a record that fails makes all behind it fail, so that a stream ends early rather than with a hole.
+ * No linger: a single point is acknowledged 1 ms sooner, and under load the requests in flight make batches anyway. */
 static void extend_kafka(struct ap_producer *p)
 {
-    static const size_t ours = 2;
     const struct ap_config_extra *user = &p->config->extra;
     char bytes[32];
     snprintf(bytes, sizeof bytes, "%lld", (long long)p->config->max_record_bytes + 1024);
-    p->kafka.kafka = calloc(user->kafka_count + ours, sizeof *p->kafka.kafka);
+    p->kafka.kafka = calloc(user->kafka_count + 3, sizeof *p->kafka.kafka);
     if (!p->kafka.kafka)
         abort();
-    p->kafka.kafka[0] = (struct ap_kafka_property){strdup("enable.gapless.guarantee"), strdup("true")};
-    p->kafka.kafka[1] = (struct ap_kafka_property){strdup("message.max.bytes"), strdup(bytes)};
+    add_property(&p->kafka, "enable.gapless.guarantee", "true");
+    add_property(&p->kafka, "message.max.bytes", bytes);
+    add_property(&p->kafka, "linger.ms", "0");
     for (size_t i = 0; i < user->kafka_count; i++)
-        p->kafka.kafka[ours + i] = (struct ap_kafka_property){strdup(user->kafka[i].key), strdup(user->kafka[i].value)};
-    p->kafka.kafka_count = ours + user->kafka_count;
+        add_property(&p->kafka, user->kafka[i].key, user->kafka[i].value);
 }
 
 int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *config, struct ap_metrics *metrics, struct ap_err *err)
@@ -147,9 +155,15 @@ static bool flush(struct ap_producer *p, int timeout_ms)
     return atomic_load(&p->lanes.unreported) == 0;
 }
 
-void ap_producer_close(struct ap_producer *p, int timeout_ms)
+void ap_producer_stop(struct ap_producer *p)
 {
     atomic_store(&p->state, AP_PRODUCER_STOPPING);
+    ap_watch_release(&p->watch);
+}
+
+void ap_producer_close(struct ap_producer *p, int timeout_ms)
+{
+    ap_producer_stop(p);
     ap_trainer_stop(&p->trainer);
     atomic_store(&p->stop, true);
     if (p->beating)
@@ -230,6 +244,17 @@ int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
     return rc ? rc : ap_drift_check(&p->drift, err);
 }
 
+/* Another process has registered as our successor: two writers of one lineage would contradict what its hello says. */
+static bool is_superseded(struct ap_producer *p)
+{
+    if (atomic_load(&p->state) != AP_PRODUCER_READY)
+        return false;
+    const struct ap_incarnation_info *newest = ap_catalog_instance(ap_control_log_lock(&p->control), &p->config->region, p->config->instance);
+    bool superseded = newest && newest->incarnation > p->incarnation;
+    ap_control_log_unlock(&p->control);
+    return superseded;
+}
+
 bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)
 {
     if (atomic_load(&p->lanes.broken))
@@ -237,6 +262,9 @@ bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)
                    rd_kafka_err2str((rd_kafka_resp_err_t)atomic_load(&p->lanes.broken_why)));
     else if (atomic_load(&p->control.failed))
         ap_err_set(err, AP_EKAFKA, AP_FATAL, "the control topics are not followed any more (see above); restart this process");
+    else if (is_superseded(p))
+        ap_err_set(err, AP_ECONFLICT, AP_FATAL, "another producer has started as instance %s of region %s: give each producer of a region an instance name of its own (the key instance)",
+                   p->config->instance, p->config->region.name);
     else
         return false;
     atomic_store(&p->state, AP_PRODUCER_FAILED);

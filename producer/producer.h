@@ -49,6 +49,8 @@ int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *con
 /* Connect, catch up, register, say hello. Waits for Kafka as long as it takes (logging why) unless stop_starting is set: then
  * returns AP_ENOTREADY. AP_FATAL errors need an operator: a topic is missing, its partitions are not the configured ones. */
 int ap_producer_open(struct ap_producer *p, struct ap_err *err);
+/* No new writes; requests that wait for their region to show a write are answered now. */
+void ap_producer_stop(struct ap_producer *p);
 /* Flush what is queued for at most timeout_ms, then end all threads and connections. Nobody may be writing. */
 void ap_producer_close(struct ap_producer *p, int timeout_ms);
 

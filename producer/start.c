@@ -67,7 +67,6 @@ static int read_catalog(struct ap_producer *p, struct ap_err *err)
     if (rc)
         return rc;
     const struct ap_catalog *catalog = ap_control_log_lock(&p->control);
-    ap_clock_merge(&p->clock, ap_catalog_newest_hlc(catalog)); /* ours among them: never go back */
     const struct ap_incarnation_info *before = ap_catalog_instance(catalog, &p->config->region, p->config->instance);
     const struct ap_region_info *region = ap_catalog_region(catalog, &p->config->region);
     bool retired = region && region->state == AP_REGION_RETIRED;

@@ -181,13 +181,21 @@ void ap_watch_close(struct ap_watch *w)
     pthread_cond_destroy(&w->moved);
 }
 
+void ap_watch_release(struct ap_watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->released = true;
+    pthread_cond_broadcast(&w->moved);
+    pthread_mutex_unlock(&w->lock);
+}
+
 int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err)
 {
     struct timespec at = {deadline_ns / 1000000000, deadline_ns % 1000000000};
     int late = 0;
     bool covered;
     pthread_mutex_lock(&w->lock);
-    while (!(covered = ap_token_covered(token, w->marks[0].positions, w->marks[0].count)) && late != ETIMEDOUT)
+    while (!(covered = ap_token_covered(token, w->marks[0].positions, w->marks[0].count)) && late != ETIMEDOUT && !w->released)
         late = pthread_cond_timedwait(&w->moved, &w->lock, &at);
     pthread_mutex_unlock(&w->lock);
     return covered ? 0 : ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "Kafka has the write, but its region has not made it visible within the deadline");

@@ -23,6 +23,7 @@ struct ap_watch {
 
     pthread_mutex_t lock;
     pthread_cond_t moved; /* the own region's watermark has */
+    bool released;
     struct ap_watermark marks[AP_REGIONS_MAX + 1]; /* own region first, then others in config's order */
     struct ap_metric *seen, *refused;
 };
@@ -33,6 +34,8 @@ int ap_watch_start(struct ap_watch *w, struct ap_err *err);
 void ap_watch_close(struct ap_watch *w);
 /* Wait until the own region's watermark covers token. 0 or AP_ETIMEOUT. Any thread. */
 int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
+/* Every wait, now and later, ends with AP_ETIMEOUT: the process is stopping. */
+void ap_watch_release(struct ap_watch *w);
 /* Feed one watermark record, as read from region i's topic (0: own): for tests. */
 void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len);
 
