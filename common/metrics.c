@@ -47,6 +47,7 @@ struct collector {
 
 struct ap_metrics {
     pthread_mutex_t lock;
+    pthread_mutex_t collecting; /* held while a collector runs: taken before lock */
     struct family *first, **last;
     struct collector *collectors, **last_collector;
 };
@@ -73,6 +74,7 @@ struct ap_metrics *ap_metrics_new(void)
 {
     struct ap_metrics *m = must_alloc(calloc(1, sizeof *m));
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->collecting, NULL);
     m->last = &m->first;
     m->last_collector = &m->collectors;
     return m;
@@ -99,6 +101,7 @@ void ap_metrics_free(struct ap_metrics **metrics)
         free(c);
     }
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->collecting);
     free(m);
     *metrics = NULL;
 }
@@ -286,6 +289,17 @@ void ap_metrics_collect(struct ap_metrics *m, ap_metrics_collector fn, void *arg
     pthread_mutex_unlock(&m->lock);
 }
 
+void ap_metrics_uncollect(struct ap_metrics *m, ap_metrics_collector fn, void *arg)
+{
+    pthread_mutex_lock(&m->collecting);
+    pthread_mutex_lock(&m->lock);
+    for (struct collector *c = m->collectors; c; c = c->next)
+        if (c->fn == fn && c->arg == arg)
+            c->fn = NULL; /* the entry stays: a scrape may stand at it */
+    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&m->collecting);
+}
+
 /* Seconds since 1970 at which this process started: /proc/self/stat counts in ticks since boot. */
 static double start_time(void)
 {
@@ -355,7 +369,10 @@ char *ap_metrics_render(struct ap_metrics *m, size_t *len)
     pthread_mutex_unlock(&m->lock);
     struct ap_metrics_out emitted = {0};
     while (c) {
-        c->fn(&emitted, c->arg);
+        pthread_mutex_lock(&m->collecting);
+        if (c->fn)
+            c->fn(&emitted, c->arg);
+        pthread_mutex_unlock(&m->collecting);
         pthread_mutex_lock(&m->lock);
         c = c->next;
         pthread_mutex_unlock(&m->lock);

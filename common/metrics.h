@@ -32,6 +32,8 @@ void ap_metrics_emit(struct ap_metrics_out *out, const char *name, const char *l
                      const char *help, double value);
 typedef void (*ap_metrics_collector)(struct ap_metrics_out *out, void *arg);
 void ap_metrics_collect(struct ap_metrics *m, ap_metrics_collector fn, void *arg);
+/* Before what arg points to goes away: afterwards fn does not run any more. Not from a collector. */
+void ap_metrics_uncollect(struct ap_metrics *m, ap_metrics_collector fn, void *arg);
 
 /* The whole page; malloc'ed text that the caller frees. Also carries process_* (RSS, CPU seconds, open fds, start time)
  * and antipode_build_info. */

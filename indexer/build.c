@@ -1,0 +1,371 @@
+/* The builder thread: looks for work when woken and once a second, does one job at a time, the most urgent first.
+ *
+ *   1. full hot segments of a collection       become one sealed segment
+ *   2. ids of deleted collections              leave the map
+ *   3. segments without a live row             go
+ *   4. a segment of which half is dead         is built anew
+ *   5. merge_fan segments of one tier          become one (tier: power of merge_fan of hot_rows that their live rows reach)
+ *   6. when no row came for some seconds       all small segments join the large one
+ *
+ * A job works on references and short snapshots; only its end takes the apply lock: the live bits are then copied as they
+ * are, and the list is swapped. A job that fails is logged and its collection rests for a while. */
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include "common/log.h"
+#include "common/timeutil.h"
+#include "indexer/index_impl.h"
+
+#define SOURCES_MAX 64
+#define IDLE_MS 2000
+#define REST_MS 30000
+#define FROZEN_BYTES_MAX (64u << 20)
+#define SEGMENT_BYTES_MAX (256u << 20)
+
+struct job {
+    struct ap_coll *coll;
+    struct ap_segment *sources[SOURCES_MAX];
+    size_t count;
+    bool merge; /* of sealed segments */
+};
+
+/* ---- choosing, under apply_lock ---- */
+
+static uint32_t live(const struct ap_segment *s) { return atomic_load(&s->live_count); }
+
+static uint64_t rows_max(const struct ap_coll *coll)
+{
+    uint64_t most = SEGMENT_BYTES_MAX / (coll->definition->c.params.dim + 12);
+    return most > 16384 ? most : 16384;
+}
+
+static int tier_of(const struct ap_index *index, uint64_t rows)
+{
+    int tier = 0;
+    for (uint64_t size = (uint64_t)index->options.hot_rows * index->options.merge_fan; rows * 10 >= size * 9; size *= index->options.merge_fan)
+        tier++;
+    return tier;
+}
+
+static bool choose_frozen(struct ap_coll *coll, struct job *job)
+{
+    uint64_t rows = 0;
+    for (size_t i = 0; i < coll->count && job->count < SOURCES_MAX; i++) {
+        struct ap_segment *s = coll->segments[i];
+        if (s->hot && s != coll->hot && (job->count == 0 || rows + live(s) <= rows_max(coll))) {
+            job->sources[job->count++] = s;
+            rows += live(s);
+        }
+    }
+    return job->count > 0;
+}
+
+static bool choose_decayed(struct ap_coll *coll, struct job *job)
+{
+    for (size_t i = 0; i < coll->count && job->count < SOURCES_MAX; i++)
+        if (!coll->segments[i]->hot && live(coll->segments[i]) == 0)
+            job->sources[job->count++] = coll->segments[i];
+    for (size_t i = 0; i < coll->count && job->count == 0; i++)
+        if (!coll->segments[i]->hot && (uint64_t)live(coll->segments[i]) * 2 <= coll->segments[i]->cap)
+            job->sources[job->count++] = coll->segments[i];
+    return job->count > 0;
+}
+
+static bool choose_tier(const struct ap_index *index, struct ap_coll *coll, struct job *job)
+{
+    for (int tier = 0; tier < 16; tier++) {
+        uint64_t rows = 0;
+        job->count = 0;
+        for (size_t i = 0; i < coll->count && job->count < index->options.merge_fan; i++) {
+            struct ap_segment *s = coll->segments[i];
+            if (!s->hot && tier_of(index, live(s)) == tier && rows + live(s) <= rows_max(coll)) {
+                job->sources[job->count++] = s;
+                rows += live(s);
+            }
+        }
+        if (job->count == index->options.merge_fan)
+            return true;
+    }
+    job->count = 0;
+    return false;
+}
+
+static bool choose_idle(struct ap_coll *coll, struct job *job)
+{
+    uint64_t total = 0, largest = 0;
+    for (size_t i = 0; i < coll->count; i++) {
+        struct ap_segment *s = coll->segments[i];
+        if (s->hot)
+            continue;
+        if (live(s) > largest)
+            largest = live(s);
+        if (job->count < SOURCES_MAX && total + live(s) <= rows_max(coll)) {
+            job->sources[job->count++] = s;
+            total += live(s);
+        }
+    }
+    if (job->count > 1 && (total - largest) * 8 >= total)
+        return true;
+    job->count = 0;
+    return false;
+}
+
+static bool choose_job(struct ap_index *index, struct job *job)
+{
+    int64_t now = ap_mono_ms();
+    bool caught_up = atomic_load(&index->caught_up);
+    bool idle = now - atomic_load(&index->last_row_ms) > IDLE_MS;
+    bool found = false;
+    pthread_mutex_lock(&index->apply_lock);
+    /* All collections' full hot segments first: they hold up the tail. */
+    for (int kind = 0; kind < 4 && !found && (kind == 0 || caught_up); kind++)
+        for (size_t i = 0; i < index->coll_count && !found; i++) {
+            struct ap_coll *coll = index->colls[i];
+            if (!coll->definition || coll->dead || coll->rest_until_ms > now)
+                continue;
+            *job = (struct job){.coll = coll, .merge = kind > 0};
+            found = kind == 0   ? choose_frozen(coll, job)
+                    : kind == 1 ? choose_decayed(coll, job)
+                    : kind == 2 ? choose_tier(index, coll, job)
+                                : idle && choose_idle(coll, job);
+        }
+    for (size_t i = 0; found && i < job->count; i++)
+        ap_segment_ref(job->sources[i]);
+    pthread_mutex_unlock(&index->apply_lock);
+    return found;
+}
+
+/* ---- the swap ---- */
+
+/* Are all sources still the collection's? It may have died or changed meanwhile. */
+static bool sources_stand(const struct job *job)
+{
+    for (size_t i = 0; i < job->count; i++) {
+        size_t j = 0;
+        while (j < job->coll->count && job->coll->segments[j] != job->sources[i])
+            j++;
+        if (j == job->coll->count)
+            return false;
+    }
+    return true;
+}
+
+/* Rows that died while the segment was built stay dead. All slots rise, so each source is walked once. */
+static void copy_live(const struct job *job, struct ap_segment *built)
+{
+    uint32_t at[SOURCES_MAX] = {0};
+    for (uint32_t i = 0; i < built->cap; i++) {
+        uint64_t slot = ap_segment_slot(built, i);
+        for (size_t j = 0; j < job->count; j++) {
+            const struct ap_segment *s = job->sources[j];
+            uint32_t n = atomic_load(&s->count);
+            while (at[j] < n && ap_segment_slot(s, at[j]) < slot)
+                at[j]++;
+            if (at[j] < n && ap_segment_slot(s, at[j]) == slot && ap_segment_live(s, at[j])) {
+                ap_segment_mark(built, i, true);
+                break;
+            }
+        }
+    }
+}
+
+/* Takes built (may be NULL: nothing was left). */
+static void swap(struct ap_index *index, struct job *job, struct ap_segment *built)
+{
+    pthread_mutex_lock(&index->apply_lock);
+    bool stands = sources_stand(job);
+    if (stands && built)
+        copy_live(job, built);
+    for (size_t i = 0; stands && i < job->count; i++) {
+        struct ap_segment *gone = job->sources[i];
+        if (gone->hot)
+            atomic_fetch_sub(&index->frozen_bytes, ap_segment_bytes(gone));
+        ap_coll_remove_segment(job->coll, gone);
+        ap_segment_unref(&gone);
+    }
+    if (stands && built && live(built) > 0) {
+        ap_coll_add_segment(job->coll, built);
+    } else if (built) {
+        ap_segfile_remove(index, built);
+        ap_segment_unref(&built);
+    }
+    if (stands)
+        ap_index_publish(index);
+    pthread_mutex_unlock(&index->apply_lock);
+    for (size_t i = 0; stands && i < job->count; i++)
+        ap_segfile_remove(index, job->sources[i]);
+}
+
+static void do_job(struct ap_index *index, struct job *job)
+{
+    struct ap_state *state = ap_state_get(index);
+    const struct ap_state_coll *c = ap_state_find(state, job->coll->id);
+    struct ap_segment *built = NULL;
+    struct ap_err err = {0};
+    int64_t start = ap_mono_ns();
+    int rc = c && c->definition ? ap_merge(index, state, c->definition, job->sources, job->count, &built, &err) : AP_ENOTREADY;
+    if (rc == 0 && built) {
+        int written = ap_segfile_write(index, built, &err);
+        if (written < 0 && built->ann) {
+            /* It serves from memory, and is built again from the store at the next start. */
+            ap_error("segment of collection %s cannot be kept on disk, only in memory: %s", c->definition->c.params.name, err.msg);
+        } else if (written < 0) {
+            rc = written;
+            ap_segment_unref(&built);
+        }
+    }
+    if (rc == 0) {
+        uint32_t rows = built ? built->cap : 0;
+        swap(index, job, built);
+        double seconds = (double)(ap_mono_ns() - start) * 1e-9;
+        ap_observe(job->merge ? index->metrics.merge : index->metrics.seal, seconds);
+        ap_debug("%zu segments of collection %s became one of %u rows in %.3f s", job->count, c->definition->c.params.name, rows, seconds);
+    } else if (!atomic_load(&index->closing)) {
+        ap_error("building a segment failed, again in %d s: %s", REST_MS / 1000, err.msg);
+        job->coll->rest_until_ms = ap_mono_ms() + REST_MS;
+    }
+    for (size_t i = 0; i < job->count; i++)
+        ap_segment_unref(&job->sources[i]);
+    ap_state_unref(&state);
+}
+
+/* ---- deleted collections ---- */
+
+struct forgetting { struct ap_snapshot *snapshot; };
+
+static bool forget_match(void *arg, uint64_t slot, const struct ap_key *key)
+{
+    struct forgetting *f = arg;
+    struct ap_row row;
+    return ap_snapshot_row(f->snapshot, slot, &row, NULL) == 0 && memcmp(row.key.b, key->b, sizeof key->b) == 0;
+}
+
+/* A run of rows a snapshot and a lock. Rows that the cleaner already took leave entries behind, 8 bytes each, until a restart. */
+static void forget_segment(struct ap_index *index, struct ap_segment *s)
+{
+    enum { RUN = 256 };
+    uint32_t n = atomic_load(&s->count);
+    for (uint32_t i = 0; i < n && !atomic_load(&index->closing); i += RUN) {
+        struct forgetting f;
+        if (ap_snapshot_begin(index->store, &f.snapshot, NULL) < 0)
+            return;
+        pthread_rwlock_wrlock(&index->map_lock);
+        for (uint32_t j = i; j < n && j < i + RUN; j++) {
+            struct ap_row row;
+            if (ap_segment_live(s, j) && ap_snapshot_row(f.snapshot, ap_segment_slot(s, j), &row, NULL) == 0)
+                ap_slotmap_remove(&index->map, &row.key, forget_match, &f);
+        }
+        pthread_rwlock_unlock(&index->map_lock);
+        ap_snapshot_end(&f.snapshot);
+    }
+}
+
+void ap_builder_forget(struct ap_index *index, struct ap_segment **segments, size_t count)
+{
+    pthread_mutex_lock(&index->build_lock);
+    struct ap_segment **all = realloc(index->forget, (index->forget_count + count + 1) * sizeof(struct ap_segment *));
+    if (!all)
+        abort();
+    for (size_t i = 0; i < count; i++)
+        all[index->forget_count++] = segments[i];
+    index->forget = all;
+    index->build_asked = true;
+    pthread_cond_signal(&index->build_wanted);
+    pthread_mutex_unlock(&index->build_lock);
+    free(segments);
+}
+
+static bool forget_one(struct ap_index *index)
+{
+    pthread_mutex_lock(&index->build_lock);
+    struct ap_segment *s = index->forget_count > 0 ? index->forget[--index->forget_count] : NULL;
+    pthread_mutex_unlock(&index->build_lock);
+    if (!s)
+        return false;
+    forget_segment(index, s);
+    ap_segment_unref(&s);
+    return true;
+}
+
+/* ---- the thread ---- */
+
+static void expire_orders(struct ap_index *index)
+{
+    struct ap_state *state = ap_state_get(index);
+    for (size_t i = 0; i < state->coll_count; i++)
+        ap_order_expire(state->colls[i].coll, ap_mono_ms());
+    ap_state_unref(&state);
+}
+
+static void *builder_main(void *arg)
+{
+    struct ap_index *index = arg;
+    pthread_setname_np(pthread_self(), "builder");
+    setpriority(PRIO_PROCESS, 0, 10); /* of this thread alone, on Linux: queries and the tail come first */
+    while (!atomic_load(&index->closing)) {
+        struct job job;
+        if (choose_job(index, &job)) {
+            do_job(index, &job);
+            pthread_mutex_lock(&index->build_lock);
+            pthread_cond_broadcast(&index->built);
+            pthread_mutex_unlock(&index->build_lock);
+            continue;
+        }
+        if (forget_one(index))
+            continue;
+        expire_orders(index);
+        int64_t until = ap_mono_ns() + 1000000000;
+        struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+        pthread_mutex_lock(&index->build_lock);
+        if (!index->build_asked && !atomic_load(&index->closing))
+            pthread_cond_timedwait(&index->build_wanted, &index->build_lock, &at);
+        index->build_asked = false;
+        pthread_mutex_unlock(&index->build_lock);
+    }
+    return NULL;
+}
+
+int ap_builder_start(struct ap_index *index, struct ap_err *err)
+{
+    if (pthread_create(&index->builder, NULL, builder_main, index) != 0)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "cannot start the builder thread");
+    index->builder_runs = true;
+    return 0;
+}
+
+void ap_builder_wake(struct ap_index *index)
+{
+    pthread_mutex_lock(&index->build_lock);
+    index->build_asked = true;
+    pthread_cond_signal(&index->build_wanted);
+    pthread_mutex_unlock(&index->build_lock);
+}
+
+void ap_builder_wait_room(struct ap_index *index)
+{
+    if (atomic_load(&index->frozen_bytes) <= FROZEN_BYTES_MAX)
+        return;
+    int64_t until = ap_mono_ns() + 500000000;
+    struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+    pthread_mutex_lock(&index->build_lock);
+    /* With a deadline: where building fails (its folder is gone, say), freshness goes on and memory pays. */
+    while (atomic_load(&index->frozen_bytes) > FROZEN_BYTES_MAX && !atomic_load(&index->closing))
+        if (pthread_cond_timedwait(&index->built, &index->build_lock, &at) != 0)
+            break;
+    pthread_mutex_unlock(&index->build_lock);
+}
+
+void ap_builder_stop(struct ap_index *index)
+{
+    if (!index->builder_runs)
+        return;
+    pthread_mutex_lock(&index->build_lock);
+    pthread_cond_broadcast(&index->build_wanted);
+    pthread_cond_broadcast(&index->built);
+    pthread_mutex_unlock(&index->build_lock);
+    pthread_join(index->builder, NULL);
+    index->builder_runs = false;
+}

@@ -1,0 +1,317 @@
+/* Segments as files: `<file id>.seg` under the index path. Written beside, synced, renamed.
+ *
+ *    0  8   "APSEG" 0 0 1        8 u32 dim      12 u32 distance
+ *   16  u64 store id            24 u64 collection
+ *   32  u64 file id             40 u64 base slot
+ *   48  u32 rows                52 u32 replaced files (64 at most)
+ *   56  u64 bytes of the body   64 u64 XXH3-64 of the body
+ *   72  64 u64: file ids that this one stands for
+ *  584  u64 XXH3-64 of the 584 bytes before
+ *  592  body: rows u32 (slot minus base, rising), then FAISS's bytes
+ * Integers are little-endian. A crash between the rename and the removal of the merged files leaves both; the replaced ones
+ * are removed when the newer one loads. Live bits are not kept: the first pass over the log sets them. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include "common/log.h"
+#include "indexer/index_impl.h"
+
+#define HEADER 592
+#define HEADER_HASHED 584
+#define REPLACES 72
+static const uint8_t magic[8] = {'A', 'P', 'S', 'E', 'G', 0, 0, 1};
+
+static int failed(const struct ap_index *index, const char *what, struct ap_err *err)
+{
+    return ap_err_set(err, errno == ENOSPC || errno == EDQUOT ? AP_ENOSPC : AP_EIO, AP_RETRY, "index %s: cannot %s: %s", index->path, what, strerror(errno));
+}
+
+/* XXH3-64 of len bytes of fd from offset on. */
+static int hash_file(int fd, off_t offset, uint64_t len, uint64_t *out)
+{
+    enum { CHUNK = 1 << 18 };
+    uint8_t *buffer = malloc(CHUNK);
+    XXH3_state_t *state = XXH3_createState();
+    int rc = buffer && state ? 0 : -1;
+    if (rc == 0)
+        XXH3_64bits_reset(state);
+    while (rc == 0 && len > 0) {
+        ssize_t n = pread(fd, buffer, len < CHUNK ? (size_t)len : CHUNK, offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            rc = -1;
+        } else {
+            XXH3_64bits_update(state, buffer, (size_t)n);
+            offset += n;
+            len -= (uint64_t)n;
+        }
+    }
+    if (rc == 0)
+        *out = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    free(buffer);
+    return rc;
+}
+
+static int write_all(int fd, const void *bytes, size_t len)
+{
+    const uint8_t *p = bytes;
+    while (len > 0) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* ---- writing ---- */
+
+static void header_of(const struct ap_index *index, const struct ap_segment *s, uint64_t body, uint64_t hash, uint8_t h[HEADER])
+{
+    memset(h, 0, HEADER);
+    memcpy(h, magic, sizeof magic);
+    ap_put_le32(h + 8, s->dim);
+    ap_put_le32(h + 12, (uint32_t)s->distance);
+    ap_put_le64(h + 16, ap_store_id(index->store));
+    ap_put_le64(h + 24, s->collection);
+    ap_put_le64(h + 32, s->file_id);
+    ap_put_le64(h + 40, s->base);
+    ap_put_le32(h + 48, s->cap);
+    ap_put_le32(h + 52, s->replaces_count);
+    ap_put_le64(h + 56, body);
+    ap_put_le64(h + 64, hash);
+    for (uint32_t i = 0; i < s->replaces_count; i++)
+        ap_put_le64(h + REPLACES + i * 8, s->replaces[i]);
+    ap_put_le64(h + HEADER_HASHED, XXH3_64bits(h, HEADER_HASHED));
+}
+
+static int write_body(const struct ap_segment *s, int fd, struct ap_err *err)
+{
+    enum { RUN = 4096 };
+    uint8_t bytes[RUN * 4];
+    for (uint32_t i = 0; i < s->cap; i += RUN) {
+        uint32_t n = s->cap - i < RUN ? s->cap - i : RUN;
+        for (uint32_t j = 0; j < n; j++)
+            ap_put_le32(bytes + j * 4, s->offsets[i + j]);
+        if (write_all(fd, bytes, (size_t)n * 4) != 0)
+            return ap_err_set(err, errno == ENOSPC ? AP_ENOSPC : AP_EIO, AP_RETRY, "writing a segment: %s", strerror(errno));
+    }
+    return ap_ann_save(s->ann, fd, err);
+}
+
+int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err *err)
+{
+    char name[32], temporary[40];
+    uint8_t h[HEADER] = {0};
+    uint64_t hash = 0;
+    snprintf(name, sizeof name, "%016" PRIx64 ".seg", s->file_id);
+    snprintf(temporary, sizeof temporary, "%s.new", name);
+    int fd = openat(index->dir_fd, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return failed(index, "make a segment's file", err);
+    int rc = write_all(fd, h, HEADER) != 0 ? failed(index, "write a segment", err) : write_body(s, fd, err);
+    off_t end = rc == 0 ? lseek(fd, 0, SEEK_CUR) : 0;
+    if (rc == 0 && hash_file(fd, HEADER, (uint64_t)(end - HEADER), &hash) != 0)
+        rc = failed(index, "read a segment back", err);
+    header_of(index, s, (uint64_t)(end - HEADER), hash, h);
+    if (rc == 0 && (pwrite(fd, h, HEADER, 0) != HEADER || fsync(fd) != 0))
+        rc = failed(index, "write a segment", err);
+    /* FAISS's lists grew by doubling; what is read back has no slack. */
+    struct ap_ann *tight = NULL;
+    if (rc == 0) {
+        lseek(fd, HEADER + (off_t)s->cap * 4, SEEK_SET);
+        ap_ann_free(&s->ann);
+        rc = ap_ann_load(fd, &tight, err);
+        s->ann = tight;
+    }
+    close(fd);
+    if (rc == 0 && (renameat(index->dir_fd, temporary, index->dir_fd, name) != 0 || fsync(index->dir_fd) != 0))
+        rc = failed(index, "name a segment's file", err);
+    if (rc != 0)
+        unlinkat(index->dir_fd, temporary, 0);
+    else
+        s->path = strdup(name);
+    return rc;
+}
+
+void ap_segfile_remove(struct ap_index *index, struct ap_segment *s)
+{
+    if (s->path && unlinkat(index->dir_fd, s->path, 0) != 0 && errno != ENOENT)
+        ap_warn("index %s: cannot remove %s: %s", index->path, s->path, strerror(errno));
+    free(s->path);
+    s->path = NULL;
+}
+
+/* ---- loading ---- */
+
+/* Check the header: 0, or AP_ECORRUPT. */
+static int read_header(const uint8_t h[HEADER], off_t size, struct ap_segment *s, uint64_t *body, uint64_t *hash, struct ap_err *err)
+{
+    if (memcmp(h, magic, sizeof magic) != 0)
+        return ap_err_set(err, AP_ECORRUPT, AP_POISON, "no segment, or of another format");
+    if (ap_le64(h + HEADER_HASHED) != XXH3_64bits(h, HEADER_HASHED))
+        return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header's checksum does not match");
+    s->dim = ap_le32(h + 8);
+    s->distance = (enum ap_distance)ap_le32(h + 12);
+    s->collection = ap_le64(h + 24);
+    s->file_id = ap_le64(h + 32);
+    s->base = ap_le64(h + 40);
+    s->cap = ap_le32(h + 48);
+    s->replaces_count = ap_le32(h + 52);
+    *body = ap_le64(h + 56);
+    *hash = ap_le64(h + 64);
+    if (s->replaces_count > 64 || s->distance > AP_DOT || *body != (uint64_t)size - HEADER || *body < (uint64_t)s->cap * 4)
+        return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header contradicts itself or its length");
+    for (uint32_t i = 0; i < s->replaces_count; i++)
+        s->replaces[i] = ap_le64(h + REPLACES + i * 8);
+    return 0;
+}
+
+static int read_offsets(int fd, uint32_t count, uint32_t **out, struct ap_err *err)
+{
+    uint32_t *offsets = malloc(((size_t)count + 1) * sizeof *offsets);
+    if (!offsets)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a segment");
+    size_t left = (size_t)count * 4;
+    for (uint8_t *p = (uint8_t *)offsets; left > 0;) {
+        ssize_t n = read(fd, p, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            free(offsets);
+            return ap_err_set(err, AP_EIO, AP_FATAL, "reading it: %s", n < 0 ? strerror(errno) : "it ended");
+        }
+        p += n;
+        left -= (size_t)n;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        offsets[i] = ap_le32(&offsets[i]);
+    *out = offsets;
+    return 0;
+}
+
+/* AP_ECORRUPT: damaged. AP_ENOTFOUND: of another store. */
+static int load(struct ap_index *index, const char *name, uint64_t next_slot, struct ap_segment **out, struct ap_err *err)
+{
+    uint8_t h[HEADER];
+    struct ap_segment head = {0};
+    struct stat st;
+    struct ap_ann *ann = NULL;
+    uint32_t *offsets = NULL;
+    uint64_t body = 0, wanted = 0, hash = 0;
+    int fd = openat(index->dir_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0 || (st.st_size >= HEADER && pread(fd, h, HEADER, 0) != HEADER)) {
+        int rc = failed(index, "read a segment", err);
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    int rc = st.st_size < HEADER ? ap_err_set(err, AP_ECORRUPT, AP_POISON, "it is cut short") : read_header(h, st.st_size, &head, &body, &wanted, err);
+    if (rc == 0 && ap_le64(h + 16) != ap_store_id(index->store))
+        rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it belongs to another store");
+    if (rc == 0 && (hash_file(fd, HEADER, body, &hash) != 0 || hash != wanted))
+        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its checksum does not match");
+    if (rc == 0) {
+        lseek(fd, HEADER, SEEK_SET);
+        rc = read_offsets(fd, head.cap, &offsets, err);
+    }
+    if (rc == 0 && head.cap > 0 && head.base + offsets[head.cap - 1] >= next_slot)
+        rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it knows slots that the store does not have");
+    if (rc == 0)
+        rc = ap_ann_load(fd, &ann, err);
+    if (rc == 0 && (ap_ann_dim(ann) != head.dim || ap_ann_count(ann) != head.cap))
+        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its structure is not what its header says");
+    close(fd);
+    struct ap_segment *s = rc == 0 ? ap_segment_sealed(head.collection, head.distance, ann, head.base, offsets, head.cap) : NULL;
+    if (rc == 0 && !s)
+        rc = ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a segment");
+    if (rc != 0) {
+        ap_ann_free(&ann);
+        free(offsets);
+        return rc;
+    }
+    s->file_id = head.file_id;
+    s->replaces_count = head.replaces_count;
+    memcpy(s->replaces, head.replaces, sizeof s->replaces);
+    s->path = strdup(name);
+    *out = s;
+    return 0;
+}
+
+/* Remove what newer segments stand for. */
+static void drop_replaced(struct ap_index *index, struct ap_segment **all, size_t *count)
+{
+    for (size_t i = 0; i < *count; i++)
+        for (uint32_t r = 0; r < all[i]->replaces_count; r++)
+            for (size_t j = *count; j-- > 0;)
+                if (all[j]->file_id == all[i]->replaces[r] && j != i) {
+                    ap_segfile_remove(index, all[j]);
+                    ap_segment_unref(&all[j]);
+                    all[j] = all[--*count];
+                    if (i == *count) /* the one at i moved into the gap */
+                        i = j;
+                }
+}
+
+int ap_segfile_load_all(struct ap_index *index, struct ap_segment ***out, size_t *count, struct ap_err *err)
+{
+    struct ap_segment **all = NULL;
+    struct ap_snapshot *snapshot;
+    size_t n = 0, cap = 0;
+    int rc = ap_snapshot_begin(index->store, &snapshot, err);
+    if (rc < 0)
+        return rc;
+    uint64_t next_slot = ap_snapshot_next_slot(snapshot);
+    ap_snapshot_end(&snapshot);
+    int fd = openat(index->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir)
+        return failed(index, "list its folder", err);
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        size_t len = strlen(e->d_name);
+        struct ap_segment *s = NULL;
+        struct ap_err why = {0};
+        if (len > 8 && strcmp(e->d_name + len - 8, ".seg.new") == 0)
+            unlinkat(index->dir_fd, e->d_name, 0);
+        if (len < 4 || strcmp(e->d_name + len - 4, ".seg") != 0)
+            continue;
+        rc = load(index, e->d_name, next_slot, &s, &why);
+        if (rc == AP_ECORRUPT || rc == AP_ENOTFOUND) {
+            if (rc == AP_ECORRUPT) {
+                ap_error("index %s: segment %s is removed, its rows are indexed again from the store: %s", index->path, e->d_name, why.msg);
+                ap_count(index->metrics.damaged, 1);
+            } else {
+                ap_warn("index %s: segment %s is removed: %s", index->path, e->d_name, why.msg);
+            }
+            unlinkat(index->dir_fd, e->d_name, 0);
+        } else if (rc < 0) {
+            /* Unreadable, not damaged: perhaps another time. Its rows are indexed without it. */
+            ap_error("index %s: segment %s cannot be read now and is left out: %s", index->path, e->d_name, why.msg);
+        } else {
+            if (n == cap) {
+                cap = cap ? cap * 2 : 16;
+                all = realloc(all, cap * sizeof *all);
+                if (!all)
+                    abort();
+            }
+            all[n++] = s;
+        }
+    }
+    closedir(dir);
+    drop_replaced(index, all, &n);
+    *out = all;
+    *count = n;
+    return 0;
+}

@@ -1,0 +1,219 @@
+/* Reading while appending works by order: rows, live bits, then the count with release; a reader loads the count with
+ * acquire. A row that replaces another is published before the other's bit is cleared, and a hot segment is scanned until
+ * its count no longer grows: so a reader that finds the old row dead has also seen the new one. */
+#include "indexer/segment.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static size_t round_up(size_t n)
+{
+    return (n + 4095) & ~(size_t)4095;
+}
+
+struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_distance distance, uint32_t cap)
+{
+    size_t codes = round_up(cap * ap_q8_stride(dim)), meta = round_up(cap * sizeof(struct ap_q8_meta));
+    size_t offsets = round_up(cap * sizeof(uint32_t)), live = round_up(cap / 8 + 1);
+    struct ap_segment *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->map_bytes = codes + meta + offsets + live;
+    s->map = mmap(NULL, s->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (s->map == MAP_FAILED) {
+        free(s);
+        return NULL;
+    }
+    uint8_t *p = s->map;
+    s->codes = p;
+    s->meta = (void *)(p + codes);
+    s->offsets = (void *)(p + codes + meta);
+    s->live = (void *)(p + codes + meta + offsets);
+    atomic_init(&s->refs, 1);
+    s->hot = true;
+    s->collection = collection;
+    s->dim = dim;
+    s->distance = distance;
+    s->cap = cap;
+    return s;
+}
+
+struct ap_segment *ap_segment_sealed(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count)
+{
+    struct ap_segment *s = calloc(1, sizeof *s);
+    if (s)
+        s->live = calloc(1, count / 8 + 1);
+    if (!s || !s->live) {
+        free(s);
+        return NULL;
+    }
+    atomic_init(&s->refs, 1);
+    atomic_init(&s->count, count);
+    s->collection = collection;
+    s->dim = ap_ann_dim(ann);
+    s->distance = distance;
+    s->cap = count;
+    s->ann = ann;
+    s->base = base;
+    s->offsets = offsets;
+    return s;
+}
+
+struct ap_segment *ap_segment_ref(struct ap_segment *s)
+{
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
+void ap_segment_unref(struct ap_segment **segment)
+{
+    struct ap_segment *s = *segment;
+    *segment = NULL;
+    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (s->hot) {
+        munmap(s->map, s->map_bytes);
+    } else {
+        ap_ann_free(&s->ann);
+        free(s->offsets);
+        free((void *)s->live);
+    }
+    free(s->path);
+    free(s);
+}
+
+bool ap_segment_range(const struct ap_segment *s, uint64_t *first, uint64_t *last)
+{
+    uint32_t n = atomic_load_explicit(&s->count, memory_order_acquire);
+    if (n == 0)
+        return false;
+    *first = s->base;
+    *last = ap_segment_slot(s, n - 1);
+    return true;
+}
+
+int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot)
+{
+    uint32_t low = 0, high = atomic_load_explicit(&s->count, memory_order_acquire);
+    if (high == 0 || slot < s->base || slot > ap_segment_slot(s, high - 1))
+        return -1;
+    uint32_t wanted = (uint32_t)(slot - s->base);
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (s->offsets[middle] < wanted)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return s->offsets[low] == wanted ? (int64_t)low : -1;
+}
+
+bool ap_segment_mark(struct ap_segment *s, uint32_t ordinal, bool live)
+{
+    uint8_t bit = (uint8_t)(1u << (ordinal % 8));
+    uint8_t before = live ? atomic_fetch_or_explicit(&s->live[ordinal / 8], bit, memory_order_release)
+                          : atomic_fetch_and_explicit(&s->live[ordinal / 8], (uint8_t)~bit, memory_order_release);
+    bool changed = (before & bit ? true : false) != live;
+    if (changed && live)
+        atomic_fetch_add_explicit(&s->live_count, 1, memory_order_relaxed);
+    if (changed && !live)
+        atomic_fetch_sub_explicit(&s->live_count, 1, memory_order_relaxed);
+    return changed;
+}
+
+bool ap_segment_has_room(const struct ap_segment *s, uint64_t slot)
+{
+    uint32_t n = atomic_load_explicit(&s->count, memory_order_relaxed);
+    return s->hot && (n == 0 || (n < s->cap && slot > ap_segment_slot(s, n - 1) && slot - s->base <= UINT32_MAX));
+}
+
+void ap_segment_append(struct ap_segment *s, size_t n, const uint64_t *slots, const float *vectors)
+{
+    uint32_t at = atomic_load_explicit(&s->count, memory_order_relaxed);
+    assert(s->hot && at + n <= s->cap);
+    if (at == 0 && n > 0)
+        s->base = slots[0];
+    for (size_t i = 0; i < n; i++) {
+        size_t ordinal = at + i;
+        ap_q8_encode(vectors + i * s->dim, s->dim, s->codes + ordinal * ap_q8_stride(s->dim), &s->meta[ordinal]);
+        s->offsets[ordinal] = (uint32_t)(slots[i] - s->base);
+        ap_segment_mark(s, (uint32_t)ordinal, true);
+    }
+    atomic_store_explicit(&s->count, at + (uint32_t)n, memory_order_release);
+}
+
+size_t ap_segment_bytes(const struct ap_segment *s)
+{
+    uint32_t n = atomic_load_explicit(&s->count, memory_order_relaxed);
+    size_t each = sizeof(uint32_t) + (s->hot ? ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) : 0);
+    return n * each + n / 8 + (s->ann ? ap_ann_bytes(s->ann) : 0);
+}
+
+/* ---- searching ---- */
+
+static void sift_down(struct ap_candidate *h, size_t n, size_t i)
+{
+    struct ap_candidate item = h[i];
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && h[child + 1].score < h[child].score)
+            child++;
+        if (h[child].score >= item.score)
+            break;
+        h[i] = h[child];
+    }
+    h[i] = item;
+}
+
+void ap_top_offer(struct ap_top *top, float score, uint64_t slot)
+{
+    struct ap_candidate *h = top->items;
+    if (top->count < top->k) {
+        size_t i = top->count++;
+        for (; i > 0 && h[(i - 1) / 2].score > score; i = (i - 1) / 2)
+            h[i] = h[(i - 1) / 2];
+        h[i] = (struct ap_candidate){score, slot};
+    } else if (top->k > 0 && score > h[0].score) {
+        h[0] = (struct ap_candidate){score, slot};
+        sift_down(h, top->count, 0);
+    }
+}
+
+static void search_hot(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
+{
+    enum { BLOCK = 128 };
+    float scores[BLOCK];
+    size_t stride = ap_q8_stride(s->dim);
+    uint32_t n = atomic_load_explicit(&s->count, memory_order_acquire);
+    for (uint32_t i = 0; i < n;) {
+        uint32_t run = n - i < BLOCK ? n - i : BLOCK;
+        ap_q8_scores(&q->q8, s->distance, s->codes + i * stride, s->meta + i, s->dim, run, scores);
+        for (uint32_t j = 0; j < run; j++)
+            if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, i + j))
+                ap_top_offer(top, scores[j], ap_segment_slot(s, i + j));
+        i += run;
+        if (i == n) /* what replaced a row that was dead in this pass */
+            n = atomic_load_explicit(&s->count, memory_order_acquire);
+    }
+}
+
+int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err)
+{
+    uint32_t live = atomic_load_explicit(&s->live_count, memory_order_acquire);
+    if (s->hot) {
+        search_hot(s, q, top);
+        return 0;
+    }
+    if (live == 0)
+        return 0;
+    size_t k = top->k < live ? top->k : live;
+    int rc = ap_ann_search(s->ann, q->vector, k, q->effort, live == s->cap ? NULL : (const uint8_t *)s->live, q->scores, q->ordinals, err);
+    bool descending = ap_score_descending(s->distance);
+    for (size_t i = 0; rc == 0 && i < k && q->ordinals[i] >= 0; i++) {
+        uint32_t ordinal = (uint32_t)q->ordinals[i];
+        if (ordinal < s->cap && ap_segment_live(s, ordinal))
+            ap_top_offer(top, descending ? q->scores[i] : -q->scores[i], ap_segment_slot(s, ordinal));
+    }
+    return rc;
+}

@@ -1,0 +1,79 @@
+/* A segment: some rows of one collection, found by their vectors.
+ *
+ * Hot: append-only, rows as 8-bit integers, scanned flat. One thread appends (the tail), any number search meanwhile: a
+ * row is complete before the count that covers it is published. Sealed: built once from other segments, a FAISS
+ * structure that never changes. Both map ordinals to slots, rising, and keep one live bit a row, which only the tail
+ * thread and the swap at a build's end change. Reference-counted; a doomed segment removes its file with the last
+ * reference. */
+#ifndef ANTIPODE_INDEXER_SEGMENT_H
+#define ANTIPODE_INDEXER_SEGMENT_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include "common/ann.h"
+#include "indexer/q8.h"
+
+struct ap_segment {
+    atomic_uint refs;
+    bool hot;
+    uint64_t collection;
+    uint32_t dim;
+    enum ap_distance distance;
+    uint32_t cap;              /* rows there is room for; = count when sealed */
+    _Atomic uint32_t count;    /* rows published */
+    _Atomic uint32_t live_count;
+    _Atomic uint8_t *live;     /* bit i of byte i/8 */
+    uint64_t base;             /* slot of ordinal 0; set before the first row is published */
+    uint32_t *offsets;         /* slot of ordinal i, minus base */
+
+    uint8_t *codes;            /* hot */
+    struct ap_q8_meta *meta;
+    void *map; size_t map_bytes; /* holds all arrays of a hot segment; pages come into being when touched */
+
+    struct ap_ann *ann;        /* sealed */
+    uint64_t file_id;
+    uint64_t replaces[64]; uint32_t replaces_count; /* files that this one stands for */
+    char *path;                /* owned; NULL: no file */
+};
+
+/* NULL when there is no memory. */
+struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_distance distance, uint32_t cap);
+/* Takes ann and offsets. live: all clear. */
+struct ap_segment *ap_segment_sealed(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count);
+struct ap_segment *ap_segment_ref(struct ap_segment *s);
+void ap_segment_unref(struct ap_segment **s);
+
+static inline uint64_t ap_segment_slot(const struct ap_segment *s, uint32_t ordinal) { return s->base + s->offsets[ordinal]; }
+static inline bool ap_segment_live(const struct ap_segment *s, uint32_t ordinal)
+{
+    return (atomic_load_explicit(&s->live[ordinal / 8], memory_order_acquire) >> (ordinal % 8)) & 1;
+}
+/* First and last slot; false when empty. */
+bool ap_segment_range(const struct ap_segment *s, uint64_t *first, uint64_t *last);
+/* Ordinal of a slot, or -1. */
+int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot);
+/* Set or clear a live bit; returns whether that changed it. Writers only, under the index's apply lock. */
+bool ap_segment_mark(struct ap_segment *s, uint32_t ordinal, bool live);
+
+/* Can this slot still be appended? Slots rise and lie within 32 bits of the first. */
+bool ap_segment_has_room(const struct ap_segment *s, uint64_t slot);
+/* Append n rows, live; the tail thread. There must be room. */
+void ap_segment_append(struct ap_segment *s, size_t n, const uint64_t *slots, const float *vectors);
+
+size_t ap_segment_bytes(const struct ap_segment *s);
+
+/* --- searching --- */
+struct ap_candidate { float score; /* larger is better */ uint64_t slot; };
+/* The k best so far: a heap with the worst on top. */
+struct ap_top { struct ap_candidate *items; size_t count, k; };
+void ap_top_offer(struct ap_top *top, float score, uint64_t slot);
+
+struct ap_segment_query {
+    const float *vector;
+    struct ap_q8_query q8;
+    uint32_t effort;
+    float *scores; int64_t *ordinals; /* room for k of each */
+};
+/* Offer the segment's best live rows. */
+int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err);
+
+#endif
