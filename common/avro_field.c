@@ -11,7 +11,7 @@ static void must(int rc)
 /* A union that is present stands for its branch: fields of optional scalars read like the others. */
 static avro_value_t scalar(const avro_value_t *record, const char *name)
 {
-    avro_value_t child = ap_avro_field(record, name), branch;
+    avro_value_t child = ap_avro_field(record, name), branch = {0};
     if (avro_value_get_type(&child) != AVRO_UNION)
         return child;
     must(avro_value_get_current_branch(&child, &branch));
@@ -20,7 +20,7 @@ static avro_value_t scalar(const avro_value_t *record, const char *name)
 
 avro_value_t ap_avro_field(const avro_value_t *record, const char *name)
 {
-    avro_value_t child;
+    avro_value_t child = {0};
     must(avro_value_get_by_name(record, name, &child, NULL));
     return child;
 }
@@ -93,7 +93,7 @@ bool ap_avro_optional(const avro_value_t *record, const char *name, avro_value_t
 
 static avro_value_t settable(avro_value_t *record, const char *name)
 {
-    avro_value_t child = ap_avro_field(record, name), branch;
+    avro_value_t child = ap_avro_field(record, name), branch = {0};
     if (avro_value_get_type(&child) != AVRO_UNION)
         return child;
     must(avro_value_set_branch(&child, 1, &branch));
@@ -144,7 +144,7 @@ void ap_avro_set_fixed(avro_value_t *record, const char *name, const void *bytes
 
 void ap_avro_set_null(avro_value_t *record, const char *name)
 {
-    avro_value_t child = ap_avro_field(record, name), branch;
+    avro_value_t child = ap_avro_field(record, name), branch = {0};
     must(avro_value_set_branch(&child, 0, &branch));
     must(avro_value_set_null(&branch));
 }
