@@ -34,6 +34,7 @@ int ap_store_fail(const struct ap_store *s, int rc, const char *what, struct ap_
                           "let old slots go; nothing that was committed is lost", path, what, s->map_bytes);
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
         return ap_err_set(err, AP_ENOSPC, AP_FATAL,
                           "store %s: cannot %s: %s; free space there and start again; nothing that was committed is lost",
                           path, what, strerror(rc));

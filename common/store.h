@@ -61,8 +61,8 @@ uint64_t ap_writer_next_slot(const struct ap_writer *w);
 int ap_writer_get_offset(struct ap_writer *w, const char *cluster, const uint8_t topic_id[16], int32_t partition, int64_t *next, struct ap_err *err);
 
 /* The cleaner: inside a batch, move up to max_rows of the oldest rows that are still current forward and drop the range
- * behind them, never beyond `seen`. Does nothing while less than half of the log is dead. collection_dead (may be NULL):
- * rows of such a collection are dropped. Returns rows dropped through *dropped.
+ * behind them, never beyond `seen`. Does nothing while less than half of the log is dead. Rows of dead collections
+ * (collection_dead may be NULL) are deleted where they are. Returns rows dropped through *dropped.
  * Moving and dropping are two steps: a range goes in a later call, when `seen` has passed the copies of its rows. So a
  * slot that the indexer still holds for current is never missing, if the indexer writes to `seen` only what every one of
  * its queries has got past. */

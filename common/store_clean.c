@@ -3,7 +3,9 @@
  * Emptying copies the current rows of the range to the end of the log, with their raw vectors; then everything in the
  * range is dead, and the range waits in `passed` until `seen` has reached the last copy. Only then it is dropped. What is
  * waiting is forgotten at a restart: the range is dead then, and is passed again at the cost of reading it.
- * Both steps do a bounded piece of work a call, so that batches stay short. */
+ *
+ * Rows of dead collections are not worth a copy of everything in front of them: a sweep goes over the whole log and deletes
+ * them where they are, which leaves gaps. Every step does a bounded piece of work a call, so that batches stay short. */
 #include <assert.h>
 #include <stdlib.h>
 #include "common/store_internal.h"
@@ -64,7 +66,8 @@ static int drop_passed(struct ap_writer *w, uint64_t seen, size_t limit, size_t 
         if (w->state.first_slot >= w->passed[done].below)
             done++;
     }
-    memmove(w->passed, w->passed + done, (w->passed_count - done) * sizeof *w->passed);
+    if (done > 0)
+        memmove(w->passed, w->passed + done, (w->passed_count - done) * sizeof *w->passed);
     w->passed_count -= done;
     w->dirty = w->dirty || *dropped > 0;
     return rc;
@@ -80,15 +83,71 @@ static uint64_t rows_of_dead_collections(const struct ap_writer *w, bool (*colle
 }
 
 /* Is at least half of what has not been passed yet dead? */
-static int is_due(struct ap_writer *w, uint64_t condemned, bool *due, struct ap_err *err)
+static int is_due(struct ap_writer *w, bool *due, struct ap_err *err)
 {
     MDB_stat stat;
     int rc = mdb_stat(w->txn, w->store->db[AP_DB_LOG], &stat);
     if (rc != 0)
         return ap_writer_fail(w, rc, "count its rows", err);
-    uint64_t rows = stat.ms_entries - w->passed_rows, live = w->map.used - (condemned < w->map.used ? condemned : w->map.used);
-    *due = rows > 0 && (rows - live) * 2 >= rows;
+    uint64_t rows = stat.ms_entries - w->passed_rows;
+    *due = rows > 0 && (rows - w->map.used) * 2 >= rows;
     return 0;
+}
+
+static bool is_current(struct ap_writer *w, const struct ap_key *key, uint64_t slot)
+{
+    return ap_slotmap_get(&w->map, key, ap_writer_match_slot, &slot) == slot;
+}
+
+static void forget(struct ap_writer *w, const struct ap_row *row, uint64_t slot)
+{
+    ap_slotmap_remove(&w->map, &row->key, ap_writer_match_slot, &slot);
+    ap_digests_remove(&w->digests, &row->key, row->checksum);
+    w->dirty = true;
+}
+
+/* Go on over the log, from its end to its start again, and delete the rows of dead collections. */
+static int sweep(struct ap_writer *w, uint64_t seen, size_t visits, size_t deletes, bool (*collection_dead)(void *, uint64_t), void *arg, size_t *dropped, struct ap_err *err)
+{
+    MDB_cursor *cursor;
+    uint64_t slot = w->swept, last_collection = 0;
+    bool last_dead = false, any = false;
+    MDB_val key = ap_val(&slot, sizeof slot), value;
+    int rc = mdb_cursor_open(w->txn, w->store->db[AP_DB_LOG], &cursor);
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    for (; rc == 0 && visits > 0 && deletes > 0; visits--) {
+        struct ap_row row;
+        memcpy(&slot, key.mv_data, sizeof slot);
+        if (slot > seen)
+            break;
+        w->swept = slot + 1;
+        bool readable = ap_row_read(value.mv_data, value.mv_size, 0, &row, NULL) == 0;
+        uint64_t collection = readable ? ap_key_collection(&row.key) : 0;
+        if (readable && (!any || collection != last_collection)) {
+            any = true;
+            last_collection = collection;
+            last_dead = collection_dead(arg, collection);
+        }
+        if (readable && last_dead) {
+            if (is_current(w, &row.key, slot))
+                forget(w, &row, slot);
+            rc = mdb_cursor_del(cursor, 0);
+            MDB_val raw = ap_val(&slot, sizeof slot);
+            int gone = rc ? 0 : mdb_del(w->txn, w->store->db[AP_DB_RAW], &raw, NULL);
+            rc = rc ? rc : gone == MDB_NOTFOUND ? 0 : gone;
+            w->passed_rows -= slot < w->cleaned;
+            w->dirty = true;
+            deletes--;
+            (*dropped)++;
+        }
+        if (rc == 0) /* after a deletion this is the row that came in its place */
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    if (rc == MDB_NOTFOUND || (rc == 0 && slot > seen))
+        w->swept = 0;
+    mdb_cursor_close(cursor);
+    return rc && rc != MDB_NOTFOUND ? ap_writer_fail(w, rc, "drop rows of dead collections", err) : find_first(w, err);
 }
 
 static int move_row(struct ap_writer *w, uint64_t from, const struct ap_row *row, struct ap_err *err)
@@ -127,8 +186,10 @@ int ap_writer_clean(struct ap_writer *w, size_t max_rows, uint64_t seen, bool (*
     if (seen >= w->committed_next)
         seen = w->committed_next - 1; /* nobody can have seen more */
     int rc = drop_passed(w, seen, visits, dropped, err);
+    if (rc == 0 && rows_of_dead_collections(w, collection_dead, arg) > 0)
+        rc = sweep(w, seen, visits, max_rows, collection_dead, arg, dropped, err);
     if (rc == 0)
-        rc = is_due(w, rows_of_dead_collections(w, collection_dead, arg), &due, err);
+        rc = is_due(w, &due, err);
     if (rc < 0 || !due)
         return rc;
 
@@ -143,13 +204,7 @@ int ap_writer_clean(struct ap_writer *w, size_t max_rows, uint64_t seen, bool (*
         memcpy(&slot, key.mv_data, sizeof slot);
         if (slot > seen)
             break;
-        bool current = ap_row_read(value.mv_data, value.mv_size, 0, &row, NULL) == 0 &&
-                       ap_slotmap_get(&w->map, &row.key, ap_writer_match_slot, &slot) == slot;
-        if (current && collection_dead && collection_dead(arg, ap_key_collection(&row.key))) {
-            ap_slotmap_remove(&w->map, &row.key, ap_writer_match_slot, &slot);
-            ap_digests_remove(&w->digests, &row.key, row.checksum);
-            w->dirty = true;
-        } else if (current) {
+        if (ap_row_read(value.mv_data, value.mv_size, 0, &row, NULL) == 0 && is_current(w, &row.key, slot)) {
             if (moved == max_rows)
                 break;
             rc = move_row(w, slot, &row, err);

@@ -102,6 +102,7 @@ struct ap_writer {
     struct ap_passed *passed;    /* ranges that wait for the indexer, oldest first */
     size_t passed_count, passed_cap;
     uint64_t cleaned;            /* the cleaner has been up to here */
+    uint64_t swept;              /* so has the sweep for dead collections */
     uint64_t passed_rows;        /* dead rows in those ranges */
     int64_t readers_checked_ms;
 };
