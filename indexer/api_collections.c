@@ -158,13 +158,7 @@ void ap_serve_ready(struct ap_http_request *req)
 
 /* --- metrics --- */
 
-static void emit(struct ap_metrics_out *out, const char *collection, const char *name, const char *help, uint64_t value)
-{
-    char labels[300];
-    snprintf(labels, sizeof labels, "collection=\"%s\"", collection); /* names have no quotes: ident.h */
-    ap_metrics_emit(out, name, labels, "gauge", help, (double)value);
-}
-
+/* Figures of each collection's segments are the index's own (index.c). */
 void ap_collect_collections(struct ap_metrics_out *out, void *arg)
 {
     struct ap_api *api = arg;
@@ -172,20 +166,17 @@ void ap_collect_collections(struct ap_metrics_out *out, void *arg)
     struct ap_view *view = NULL;
     const struct ap_collection **all;
     struct ap_collection_view c;
+    char labels[300];
     ap_metrics_emit(out, "antipode_ready", NULL, "gauge", "1 when the index has caught up with the store.", index && ap_index_caught_up(index));
     if (!index || ap_view_begin(index, &view, NULL))
         return;
-    ap_metrics_emit(out, "antipode_visible_slot", NULL, "gauge", "Newest slot of the store that is searchable.", (double)ap_index_visible_slot(index));
     size_t count = list(view, &all);
     for (size_t i = 0; i < count; i++) {
-        const char *name = all[i]->params.name;
+        const char *name = all[i]->params.name; /* without quotes: ident.h */
         if (ap_view_collection(view, name, &c, NULL))
             continue;
-        emit(out, name, "antipode_collection_points", "Live points.", c.points);
-        emit(out, name, "antipode_collection_indexed_points", "Live points in sealed segments.", c.indexed);
-        emit(out, name, "antipode_collection_pending_rows", "Rows set aside until their definition or codec arrives.", c.pending);
-        emit(out, name, "antipode_collection_segments", "Segments, the hot one among them.", c.segments);
-        emit(out, name, "antipode_collection_ready", "1 when the collection can be searched.", c.unready == NULL);
+        snprintf(labels, sizeof labels, "collection=\"%s\"", name);
+        ap_metrics_emit(out, "antipode_collection_ready", labels, "gauge", "1 when the collection can be searched.", c.unready == NULL);
     }
     free(all);
     ap_view_end(&view);

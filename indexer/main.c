@@ -1,0 +1,170 @@
+/* antipode-indexer: keeps an index of the region's store fresh and answers queries over HTTP.
+ *
+ * Start: configuration, signals, HTTP (which says that it is not ready), the store once the consumer has made it, the
+ * index, watermarks, the tail. Then the main thread sleeps until SIGTERM or SIGINT, or until the tail fails. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include "common/log.h"
+#include "common/version.h"
+#include "indexer/api.h"
+#include "indexer/config.h"
+#include "indexer/tail.h"
+#include "indexer/watermarks.h"
+
+#define STORE_POLL_MS 200
+#define STORE_REPORT_MS 10000
+
+struct daemon {
+    struct ap_indexer_config config;
+    int signal_fd, failed_fd;
+    struct ap_err failure; /* of the tail, written before failed_fd */
+    struct ap_metrics *metrics;
+    struct ap_schemas *schemas;
+    struct ap_api *api;
+    struct ap_store *store;
+    struct ap_index *index;
+    struct ap_watermarks *watermarks;
+    struct ap_tail *tail;
+};
+
+static int start_log(struct daemon *d, struct ap_err *err)
+{
+    enum ap_log_level level;
+    if (ap_log_level_parse(d->config.log_level, &level))
+        return ap_err_set(err, AP_EINVAL, AP_FATAL, "log.level: \"%s\" is none of debug, info, warn, error", d->config.log_level);
+    return ap_log_init("indexer", level, d->config.log_file, err);
+}
+
+/* Signals are blocked in every thread and read from a descriptor. */
+static int take_signals(struct daemon *d, struct ap_err *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+    d->failed_fd = eventfd(0, EFD_CLOEXEC);
+    return d->signal_fd < 0 || d->failed_fd < 0 ? ap_err_set(err, AP_EIO, AP_FATAL, "signalfd: %s", strerror(errno)) : 0;
+}
+
+/* Sleeps; true when the daemon is to stop. */
+static bool stop_asked(struct daemon *d, int timeout_ms)
+{
+    struct pollfd fds[2] = {{.fd = d->signal_fd, .events = POLLIN}, {.fd = d->failed_fd, .events = POLLIN}};
+    return poll(fds, 2, timeout_ms) > 0 && (fds[0].revents || fds[1].revents);
+}
+
+static void on_tail_failure(void *arg, const struct ap_err *err)
+{
+    struct daemon *d = arg;
+    d->failure = *err;
+    eventfd_write(d->failed_fd, 1);
+}
+
+/* The consumer makes the store. 1: asked to stop meanwhile. */
+static int open_store(struct daemon *d, struct ap_err *err)
+{
+    static struct ap_log_limit limit;
+    const struct ap_indexer_config *c = &d->config;
+    struct ap_store_options options = {.path = c->store_path, .map_bytes = (size_t)c->store_map_bytes, .region = c->region_text,
+                                       .worker = (int32_t)c->worker, .workers = (int32_t)c->workers, .read_only = true};
+    for (;;) {
+        int rc = ap_store_open(&d->store, &options, err);
+        if (rc != AP_ENOTREADY)
+            return rc;
+        ap_log_limited(&limit, STORE_REPORT_MS, AP_LOG_INFO, "waiting for antipode-consumer to create the store: %s", err->msg);
+        ap_api_set_state(d->api, "waiting for antipode-consumer to create the store");
+        if (stop_asked(d, STORE_POLL_MS))
+            return 1;
+    }
+}
+
+static int open_index(struct daemon *d, struct ap_err *err)
+{
+    const struct ap_indexer_config *c = &d->config;
+    struct ap_index_options options = {.path = c->index_path, .region = c->region, .hot_rows = (uint32_t)c->hot_rows,
+                                       .merge_fan = (uint32_t)c->merge_fan, .build_threads = (int)c->build_threads,
+                                       .sealed_factory = c->sealed_factory};
+    ap_api_set_state(d->api, "loading the index");
+    return ap_index_open(&d->index, d->store, &options, d->schemas, d->metrics, err);
+}
+
+static int start_threads(struct daemon *d, struct ap_err *err)
+{
+    struct ap_watermarks_options watermarks = {.region = d->config.region, .interval_ms = d->config.watermark_interval_ms,
+                                               .kafka = &d->config.extra, .schemas = d->schemas, .index = d->index, .metrics = d->metrics};
+    int rc = ap_watermarks_start(&d->watermarks, &watermarks, err);
+    if (rc)
+        return rc;
+    struct ap_tail_options tail = {.store = d->store, .index = d->index, .watermarks = d->watermarks, .metrics = d->metrics,
+                                   .failed = on_tail_failure, .arg = d};
+    return ap_tail_start(&d->tail, &tail, err);
+}
+
+/* 0: stopped as asked; else *err says why. */
+static int run(struct daemon *d, struct ap_err *err)
+{
+    int rc = ap_api_start(&d->api, &d->config, d->metrics, err);
+    if (rc == 0) {
+        ap_info("antipode-indexer " ANTIPODE_VERSION " of region %s listens on %s", d->config.region_text, d->config.listen);
+        rc = open_store(d, err);
+    }
+    if (rc == 0) rc = open_index(d, err);
+    if (rc == 0) rc = start_threads(d, err);
+    if (rc)
+        return rc < 0 ? rc : 0;
+    ap_api_attach(d->api, d->index, d->tail);
+    while (!stop_asked(d, -1))
+        ;
+    if (d->failure.code)
+        *err = d->failure;
+    return d->failure.code;
+}
+
+/* Requests that wait for a token need the tail, so it ends after them. */
+static void shut_down(struct daemon *d)
+{
+    ap_info("stopping");
+    ap_api_stop(&d->api);
+    ap_tail_stop(&d->tail);
+    ap_watermarks_stop(&d->watermarks);
+    if (d->index)
+        ap_index_close(&d->index);
+    if (d->store)
+        ap_store_close(&d->store);
+    ap_schemas_free(&d->schemas);
+    ap_metrics_free(&d->metrics);
+    ap_info("stopped");
+}
+
+int main(int argc, char **argv)
+{
+    static struct daemon d;
+    struct ap_err err = {0};
+    int rc = ap_indexer_config_load(&d.config, argc, argv, &err);
+    if (rc > 0)
+        return 0;
+    if (rc == 0) rc = start_log(&d, &err);
+    if (rc) {
+        fprintf(stderr, "antipode-indexer: %s\n", err.msg);
+        return rc == AP_EINVAL ? 2 : 1;
+    }
+    rc = take_signals(&d, &err);
+    ap_ann_init();
+    d.metrics = ap_metrics_new();
+    if (rc == 0) rc = ap_schemas_new(&d.schemas, &err);
+    if (rc == 0) rc = run(&d, &err);
+    if (rc)
+        ap_error("%s", err.msg);
+    shut_down(&d);
+    ap_indexer_config_free(&d.config);
+    return rc ? 1 : 0;
+}
