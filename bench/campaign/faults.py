@@ -1,0 +1,362 @@
+"""Faults: what is done to the regions, each with the proof that it bit.
+
+A fault is one row of FAULTS: a name, and a function that strikes, holds, mends, and returns its proof. Around it the
+campaign notes the points in flight at the strike, the writes while it lasted, and the time to recover: from the mending
+until a new write of every region is read in every other one with its token. Everything random comes from the campaign's
+seed. Faults run on the main thread, one after another; some strike a second time inside (Campaign.inside).
+"""
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from harness.region import Region, World
+from harness.wait import wait_until
+
+MUTATIONS = "vec-mutations"
+CLOCKS_MS = (-5000, -2000, -500, 500, 2000, 5000)
+READY_S = 90
+
+
+class Ground:
+    """What faults may use: the world, the dice, and what the clients are doing."""
+
+    def __init__(self, world: World, rng: random.Random, crew: list, far: tuple[float, float]):
+        self.world, self.rng, self.crew, self.far = world, rng, crew, far
+        self.struck: dict | None = None  # set by strike()
+
+    def region(self) -> Region:
+        return self.world[self.rng.choice(self.world.names)]
+
+    def others(self, region: Region) -> list[Region]:
+        return [r for r in self.world if r is not region]
+
+    def strike(self) -> None:
+        """Called right before something is broken."""
+        self.struck = self.struck or {"points_in_flight": self.in_flight(), "at": time.monotonic()}
+
+    def in_flight(self) -> int:
+        return sum(c.pending for c in self.crew)
+
+    def acked(self) -> int:
+        return sum(c.acked for c in self.crew)
+
+    def check(self) -> None:
+        for c in self.crew:
+            if c.error is not None:
+                raise RuntimeError(f"client {c.client}") from c.error
+
+    def hold(self, least_s: float, most_s: float) -> float:
+        """Lets the regions live with the fault for a while."""
+        seconds = self.rng.uniform(least_s, most_s)
+        end = time.monotonic() + seconds
+        wait_until(lambda: self.check() or time.monotonic() >= end, seconds + 5, "the fault has been held")
+        return seconds
+
+    def distances(self) -> dict:
+        """New one-way delays, each way of each line its own."""
+        out = {}
+        for region in self.world:
+            ways = {"in_ms": round(self.rng.uniform(*self.far)), "out_ms": round(self.rng.uniform(*self.far)), "jitter_ms": round(self.rng.uniform(0, 20))}
+            self.world.delay.set(region.name, **ways)
+            out[region.name] = ways
+        return out
+
+    def total(self, name: str, regions=None, **labels) -> float:
+        """Of the consumers' metrics; one that does not answer counts as nothing."""
+        total = 0.0
+        for region in regions or self.world:
+            try:
+                total += region.consumer.metric(name, **labels)
+            except OSError:
+                pass
+        return total
+
+    def waiting(self, source: Region, target: Region) -> int:
+        """Records of source that target's copy does not hold yet; less than that where some were copied twice."""
+        return sum(source.kafka.end_offsets(MUTATIONS).values()) - sum(target.kafka.end_offsets(f"{source.name}.{MUTATIONS}").values())
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------------
+
+def _died(ground: Ground, process, restart: Callable[[], object], held: tuple[float, float] = (0, 1.5)) -> dict:
+    pid, failed = process.pid, sum(c.failed for c in ground.crew)
+    ground.strike()
+    process.kill()
+    seconds = ground.hold(*held)
+    restart()
+    return {"killed_pid": pid, "down_s": round(seconds, 2), "requests_failed": sum(c.failed for c in ground.crew) - failed}
+
+
+def kill_daemon(role: str):
+    def fault(ground: Ground) -> dict:
+        region = ground.region()
+        daemon = getattr(region, role)
+        duplicates = ground.total("antipode_consumer_duplicates_total", [region]) if role != "consumer" else 0
+        proof = _died(ground, daemon.process, lambda: daemon.start().wait_ready(READY_S))
+        return {"region": region.name, **proof, "duplicates": ground.total("antipode_consumer_duplicates_total", [region]) - duplicates}
+    return fault
+
+
+def consumer_between_commits(ground: Ground) -> dict:
+    """The consumer kills itself after the store's commit, before anything else learns of it."""
+    region, batch = ground.region(), ground.rng.randrange(1, 30)
+    daemon = region.consumer
+    daemon.stop()
+    daemon.process.env = {**daemon.process.env, "ANTIPODE_CRASH": f"after_store_commit:{batch}"}
+    try:
+        daemon.start()
+        pid = daemon.process.pid
+        ground.strike()
+        wait_until(lambda: not daemon.alive(), 60, "the consumer has killed itself")
+    finally:
+        daemon.process.env = {k: v for k, v in daemon.process.env.items() if k != "ANTIPODE_CRASH"}
+    code = daemon.process.exit_code
+    daemon.start().wait_ready(READY_S)
+    return {"region": region.name, "killed_pid": pid, "exit": code, "after_commit": batch}
+
+
+def freeze_daemon(ground: Ground) -> dict:
+    """SIGSTOP: it is there and answers nothing."""
+    region = ground.region()
+    process = ground.rng.choice([*(d.process for d in region.daemons), region.mirror.process])
+    failed, acked = sum(c.failed for c in ground.crew), ground.acked()
+    ground.strike()
+    process.freeze()
+    try:
+        seconds = ground.hold(1, 4)
+    finally:
+        process.thaw()
+    return {"region": region.name, "what": process.name, "frozen_s": round(seconds, 2), "requests_failed": sum(c.failed for c in ground.crew) - failed,
+            "acked_meanwhile": ground.acked() - acked}
+
+
+def restart_broker(ground: Ground) -> dict:
+    region, hard = ground.region(), ground.rng.random() < 0.5
+    acked = {c.client: c.acked for c in ground.crew if c.home == region.name}
+    ground.strike()
+    region.kafka.kill() if hard else region.kafka.stop()
+    seconds = ground.hold(0, 2)
+    away = sum(c.acked for c in ground.crew if c.home == region.name) - sum(acked.values())
+    region.kafka.start().wait_ready(READY_S)
+    return {"region": region.name, "how": "kill -9" if hard else "stop", "down_s": round(seconds, 2), "acked_there_from_strike_to_start": away}
+
+
+def kill_mirror(ground: Ground) -> dict:
+    region = ground.region()
+    before = {o.name: ground.waiting(o, region) for o in ground.others(region)}
+    duplicates = ground.total("antipode_consumer_duplicates_total", [region])
+    blocked = {}
+
+    def restart():
+        blocked.update({o.name: ground.waiting(o, region) - before[o.name] for o in ground.others(region)})
+        region.mirror.start()
+
+    proof = _died(ground, region.mirror.process, restart, (1, 5))
+    wait_until(lambda: all(ground.waiting(o, region) <= before[o.name] + 50 for o in ground.others(region)), READY_S, f"the mirror of {region.name} has caught up")
+    return {"region": region.name, **proof, "records_blocked": blocked, "duplicates": ground.total("antipode_consumer_duplicates_total", [region]) - duplicates}
+
+
+# ---- links -----------------------------------------------------------------------------------------------------------------
+
+def _link(ground: Ground, names: list[str], break_: Callable, mend: Callable, held: tuple[float, float], inside=None) -> dict:
+    """Breaks the way out of the named regions. Proof: nothing passed, records piled up."""
+    pairs = [(ground.world[n], t) for n in names for t in ground.others(ground.world[n])]
+    before = [ground.waiting(*p) for p in pairs]
+    ground.strike()
+    break_()
+    try:
+        passed = ground.world.delay.show()
+        seconds = ground.hold(*held)
+        more = inside() if inside else None
+        shown = ground.world.delay.show()
+        blocked = {f"{s.name}>{t.name}": ground.waiting(s, t) - b for (s, t), b in zip(pairs, before)}
+    finally:
+        mend()
+    out = {"regions": names, "held_s": round(seconds, 2), "records_blocked": blocked,
+           "bytes_passed": sum(shown[n]["bytes_out"] - passed[n]["bytes_out"] for n in names),
+           "connections_cut": sum(passed[n].get("connections", 0) for n in names)}
+    return out | ({"inside": more} if more else {})
+
+
+def part_one_way(ground: Ground) -> dict:
+    """What one region writes does not leave it; what the others write still comes in."""
+    name = ground.region().name
+    delay = ground.world.delay
+    return _link(ground, [name], lambda: delay.part(name), lambda: delay.heal(name), (2, 6), ground.inside)
+
+
+def part_all(ground: Ground) -> dict:
+    """Both ways, everybody from everybody."""
+    delay = ground.world.delay
+    return _link(ground, ground.world.names, delay.part, delay.heal, (2, 6), ground.inside)
+
+
+def stall(ground: Ground) -> dict:
+    """The connections stay, nothing moves."""
+    names = ground.rng.choice([[ground.region().name], ground.world.names])
+    delay = ground.world.delay
+    return _link(ground, names, lambda: [delay.stall(n) for n in names], lambda: [delay.resume(n) for n in names], (2, 5), ground.inside)
+
+
+def flapping(ground: Ground) -> dict:
+    name, delay, times = ground.region().name, ground.world.delay, ground.rng.randrange(4, 9)
+    before = delay.show()[name]["connections"]
+    ground.strike()
+    for _ in range(times):
+        delay.part(name)
+        ground.hold(0.1, 0.5)
+        delay.heal(name)
+        ground.hold(0.1, 1.0)
+    return {"regions": [name], "times": times, "connections_made_anew": delay.show()[name]["connections"] - before}
+
+
+def slow_link(ground: Ground) -> dict:
+    """New distances for all, and a line of one region that is too narrow for what it has to carry."""
+    name, delay = ground.region().name, ground.world.delay
+    distances, limit = ground.distances(), ground.rng.choice((2000, 5000, 10000))
+    proof = _link(ground, [name], lambda: delay.set(name, bytes_per_s=limit), lambda: delay.set(name, bytes_per_s=0), (2, 6))
+    return proof | {"bytes_per_s": limit, "distances": distances}
+
+
+# ---- topics ----------------------------------------------------------------------------------------------------------------
+
+def _tail(source: Region, most: int) -> list:
+    """The newest records of each partition of source's mutations, at most so many, in order."""
+    reader = Consumer({"bootstrap.servers": source.bootstrap, "group.id": "campaign", "enable.auto.commit": False, "log_level": 0})
+    try:
+        ends = source.kafka.end_offsets(MUTATIONS)
+        starts = {p: max(0, end - most) for p, end in ends.items() if end}
+        reader.assign([TopicPartition(MUTATIONS, p, at) for p, at in starts.items()])
+        out, left, end = [], set(starts), time.monotonic() + 30
+        while left and time.monotonic() < end:
+            for message in reader.consume(1000, timeout=1):
+                if not message.error() and message.offset() < ends[message.partition()]:
+                    out.append(message)
+                if not message.error() and message.offset() >= ends[message.partition()] - 1:
+                    left.discard(message.partition())
+        return out
+    finally:
+        reader.close()
+
+
+def _send(source: Region, target: Region, messages: list) -> None:
+    writer = Producer({"bootstrap.servers": target.bootstrap, "acks": "all", "linger.ms": 5, "log_level": 0})
+    for m in messages:
+        writer.produce(f"{source.name}.{MUTATIONS}", m.value(), m.key(), m.partition(), headers=m.headers(), timestamp=m.timestamp()[1])
+        writer.poll(0)
+    if writer.flush(30):
+        raise RuntimeError(f"{target.name} does not take a copy of {source.name}'s records")
+
+
+def second_copy(ground: Ground) -> dict:
+    """The newest records once more, in order, as from a mirror that lost its offsets."""
+    target = ground.region()
+    source = ground.rng.choice(ground.others(target))
+    before = ground.total("antipode_consumer_duplicates_total", [target], origin=source.name)
+    ground.strike()
+    messages = _tail(source, 1000)
+    _send(source, target, messages)
+    skipped = lambda: ground.total("antipode_consumer_duplicates_total", [target], origin=source.name) - before
+    wait_until(lambda: skipped() >= 0.9 * len(messages), 60, "the second copy is skipped as duplicates")
+    return {"region": target.name, "origin": source.name, "copied": len(messages), "duplicates": skipped()}
+
+
+def disorder(ground: Ground) -> dict:
+    """With the mirror down, what it had still to bring comes newest first and shuffled; then the mirror brings it again."""
+    target = ground.region()
+    source = ground.rng.choice(ground.others(target))
+    name = {"regions": [target], "origin": source.name}
+    duplicates, late = (ground.total(f"antipode_consumer_{k}_total", **name) for k in ("duplicates", "late"))
+    ground.strike()
+    target.mirror.kill()
+    ground.hold(0.5, 1.5)
+    messages = _tail(source, 400)
+    newest = {p: max(m.offset() for m in messages if m.partition() == p) for p in {m.partition() for m in messages}}
+    first = [m for m in messages if m.offset() > newest[m.partition()] - 40]
+    rest = [m for m in messages if m.offset() <= newest[m.partition()] - 40]
+    ground.rng.shuffle(first)
+    ground.rng.shuffle(rest)
+    _send(source, target, first)
+    peak = 0
+
+    def holes():
+        nonlocal peak
+        peak = max(peak, ground.total("antipode_consumer_hole_records", **name))
+        return time.monotonic() >= end
+
+    end = time.monotonic() + ground.rng.uniform(0.5, 2)
+    wait_until(holes, 10, "the holes have been seen")
+    _send(source, target, rest)
+    target.mirror.start()
+    return {"region": target.name, "origin": source.name, "copied": len(messages), "missing_at_peak": peak,
+            "late": ground.total("antipode_consumer_late_total", **name) - late,
+            "duplicates": ground.total("antipode_consumer_duplicates_total", **name) - duplicates}
+
+
+# ---- clocks and files --------------------------------------------------------------------------------------------------------
+
+def clock_set_off(ground: Ground) -> dict:
+    """A producer that comes back with another idea of the time."""
+    region, offset = ground.region(), ground.rng.choice(CLOCKS_MS)
+    producer = region.producer
+    was = producer.overrides.get("clock.offset_ms", 0)
+    proof = _died(ground, producer.process, lambda: producer.start(clock__offset_ms=offset).wait_ready(READY_S), (0, 0.5))
+    return {"region": region.name, **proof, "offset_ms": offset, "was_ms": was}
+
+
+def torn_segment(ground: Ground) -> dict:
+    """A sealed segment's file, cut or with a byte changed, under an indexer that was killed."""
+    having = [r for r in ground.world if segments(r)]
+    if not having:
+        return {"skipped": "no segment is sealed yet"}
+    region = ground.rng.choice(having)
+    ground.strike()
+    region.indexer.kill()
+    file = ground.rng.choice(segments(region))
+    data, how = bytearray(file.read_bytes()), ground.rng.choice(("cut", "one byte"))
+    at = ground.rng.randrange(len(data))
+    if how == "cut":
+        del data[at:]
+    else:
+        data[at] ^= 1 << ground.rng.randrange(8)
+    file.write_bytes(data)
+    region.indexer.start().wait_ready(READY_S)
+    lines = [line for line in region.indexer.process.log_text().splitlines() if file.name in line]
+    return {"region": region.name, "file": file.name, "how": how, "at_byte": at, "noticed": lines[-1][-200:] if lines else None}
+
+
+def segments(region: Region) -> list[Path]:
+    folder = region.data_dir / "index"
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix == ".seg" and p.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    strike: Callable[[Ground], dict]
+    inside: bool = False  # short enough to strike while a link is broken
+
+
+FAULTS = [
+    Fault("kill producer", kill_daemon("producer"), inside=True),
+    Fault("kill consumer", kill_daemon("consumer"), inside=True),
+    Fault("kill indexer", kill_daemon("indexer"), inside=True),
+    Fault("consumer dies between commits", consumer_between_commits),
+    Fault("freeze a process", freeze_daemon),
+    Fault("restart broker", restart_broker),
+    Fault("kill MirrorMaker", kill_mirror),
+    Fault("partition one way", part_one_way),
+    Fault("partition all ways", part_all),
+    Fault("stalled link", stall),
+    Fault("flapping link", flapping),
+    Fault("narrow link", slow_link),
+    Fault("records mirrored twice", second_copy),
+    Fault("records out of order", disorder),
+    Fault("producer clock off", clock_set_off, inside=True),
+    Fault("torn segment file", torn_segment),
+]

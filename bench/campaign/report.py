@@ -1,0 +1,110 @@
+"""The report of a campaign: JSON, and the same as markdown."""
+from __future__ import annotations
+
+import bisect
+import collections
+import os
+import statistics
+
+from . import history, token
+
+TOGETHER_MS = 120  # writes of two regions this near in time cannot have seen one another: the longest one-way delay
+
+
+def conflicts(ops: list[dict]) -> dict:
+    """Of the acknowledged points: how many went to ids that other regions write, too; how many met another region's
+    write of the same id within the time that it takes to cross."""
+    by_id = collections.defaultdict(list)
+    for op in ops:
+        if op["op"] in history.WRITES and op["outcome"] == "ok" and op.get("token"):
+            ms = token.parse(op["token"]).ms
+            for point, _ in op["points"]:
+                by_id[op["collection"], point].append((ms, op["region"], len(op["points"]) == 1))
+    single = shared = together = every = 0
+    for writes in by_id.values():
+        every += len(writes)
+        regions = {r for _, r, _ in writes}
+        times = {r: sorted(ms for ms, region, _ in writes if region != r) for r in regions}
+        for ms, region, alone in writes:
+            if not alone:
+                continue
+            single += 1
+            others = times[region]
+            shared += bool(others)
+            at = bisect.bisect_left(others, ms - TOGETHER_MS)
+            together += at < len(others) and others[at] <= ms + TOGETHER_MS
+    share = lambda n: round(n / single, 3) if single else 0
+    return {"points_acknowledged": every, "written_one_by_one": single, "of_these_to_ids_of_several_regions": share(shared), "of_these_with_another_regions_write_on_its_way": share(together)}
+
+
+def latencies(ops: list[dict]) -> dict:
+    found = collections.defaultdict(list)
+    for op in ops:
+        if op["outcome"] == "ok":
+            found[f"{op['op']} {op['level']}"].append((op["end"] - op["start"]) / 1e6)
+    return {k: {"n": len(v), "p50_ms": round(statistics.median(v), 1), "p99_ms": round(sorted(v)[int(len(v) * 0.99)], 1)} for k, v in sorted(found.items())}
+
+
+def kinds(faults: list[dict]) -> dict:
+    out = {}
+    for name in dict.fromkeys(f["kind"] for f in faults):
+        all_of = [f for f in faults if f["kind"] == name]
+        some = [f for f in all_of if "skipped" not in f["proof"]]
+        recovers = sorted(f["recover_s"] for f in some if f["recover_s"] is not None)
+        flying = sorted(f["points_in_flight"] for f in some)
+        out[name] = {
+            "times": len(some), "skipped": len(all_of) - len(some),
+            "with_100_points_in_flight": sum(n >= 100 for n in flying), "points_in_flight_median": statistics.median(flying) if flying else 0,
+            "points_during": sum(f["points_during"] for f in some), "lasted_s": round(sum(f["lasted_s"] for f in some), 1),
+            "recover_p50_s": statistics.median(recovers) if recovers else None, "recover_max_s": recovers[-1] if recovers else None,
+            "not_recovered": sum(f["recover_s"] is None for f in some), **sums(some),
+        }
+    inside = collections.Counter(f["proof"]["inside"]["kind"] for f in faults if f["proof"].get("inside"))
+    for name, n in inside.items():
+        out.setdefault(name, {"times": 0})["inside_a_broken_link"] = n
+    return out
+
+
+def sums(faults: list[dict]) -> dict:
+    """What proves that it bit, added up."""
+    total = collections.Counter()
+    for f in faults:
+        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "bytes_passed", "connections_cut", "connections_made_anew"):
+            if key in f["proof"]:
+                total[key] += int(f["proof"][key])
+        if "records_blocked" in f["proof"]:
+            total["records_blocked"] += sum(max(0, n) for n in f["proof"]["records_blocked"].values())
+        if "noticed" in f["proof"]:
+            total["noticed"] += f["proof"]["noticed"] is not None
+    return {"proof": dict(total)}
+
+
+def make(command: str, path, faults: list[dict], verdict: dict) -> dict:
+    lines = history.read(path)
+    ops = [line for line in lines if line["t"] == "op"]
+    recovered = all(f["recover_s"] is not None for f in faults)
+    return {"ok": verdict["ok"] and recovered, "seed": lines[0]["seed"], "command": command, "regions": list(lines[0]["regions"]), "cores": os.cpu_count(),
+            "operations": len(ops), "faults": sum("skipped" not in f["proof"] for f in faults), "recovered_from_all": recovered, "verdict": verdict,
+            "conflicts": conflicts(ops), "kinds": kinds(faults), "latencies": latencies(ops)}
+
+
+def markdown(r: dict) -> str:
+    v = r["verdict"]
+    out = [f"`{r['command']}` on {r['cores']} cores: {r['operations']:,} operations, {r['conflicts']['points_acknowledged']:,} points acknowledged, "
+           f"{r['faults']} faults; {r['conflicts']['of_these_to_ids_of_several_regions']:.0%} of single writes went to ids that several regions write, "
+           f"{r['conflicts']['of_these_with_another_regions_write_on_its_way']:.0%} crossed another region's write of the same id. "
+           f"Equal {v['settled_s']} s after the last probe.", "",
+           f"**{'No violation.' if v['ok'] else 'Violations: ' + ', '.join(f'{n} {k}' for k, n in v['violations'].items())}**"
+           + ("" if r["recovered_from_all"] else " **Not recovered from every fault.**"), "",
+           "| fault | times | with ≥ 100 points in flight | points during | to recover, p50 / max | proof, added up |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, k in r["kinds"].items():
+        inside = f" (+{k['inside_a_broken_link']} inside)" if k.get("inside_a_broken_link") else ""
+        if not k["times"]:
+            out.append(f"| {name} | 0{inside} | | | | |")
+            continue
+        proof = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in k["proof"].items())
+        out.append(f"| {name} | {k['times']}{inside} | {k['with_100_points_in_flight']} | {k['points_during']:,} | {k['recover_p50_s']} / {k['recover_max_s']} s | {proof} |")
+    out += ["", "| counted by the judge | |", "| --- | --- |", *(f"| {k} | {n:,} |" for k, n in v["counts"].items())]
+    for example in v["examples"]:
+        out.append(f"- {example['kind']}: {example['text']}")
+    return "\n".join(out) + "\n"
