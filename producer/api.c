@@ -28,12 +28,12 @@ static void unsupported(struct ap_http_request *req)
 
 const struct ap_http_route ap_producer_routes[] = {
     WRITE("GET", "/", root, "root"),
-    WRITE("PUT", C, ap_api_create_collection, "create_collection"),
-    WRITE("DELETE", C, ap_api_delete_collection, "delete_collection"),
-    WRITE("PUT", C "/points", ap_api_upsert, "upsert"),
-    WRITE("POST", C "/points/delete", ap_api_delete_points, "delete_points"),
-    {"POST", C "/points/bulk", NULL, &ap_api_bulk, "bulk"},
-    WRITE("PUT", C "/index", ap_api_create_index, "create_index"),
+    WRITE("PUT", C, ap_producer_create_collection, "create_collection"),
+    WRITE("DELETE", C, ap_producer_delete_collection, "delete_collection"),
+    WRITE("PUT", C "/points", ap_producer_upsert, "upsert"),
+    WRITE("POST", C "/points/delete", ap_producer_delete_points, "delete_points"),
+    {"POST", C "/points/bulk", NULL, &ap_producer_bulk, "bulk"},
+    WRITE("PUT", C "/index", ap_producer_create_index, "create_index"),
     READ("GET", "/collections"),
     READ("GET", C),
     READ("GET", C "/exists"),
@@ -73,7 +73,7 @@ static bool healthy(void *user, char *why, size_t len)
     return false;
 }
 
-int ap_api_start(struct ap_http_server **server, struct ap_producer *p, struct ap_err *err)
+int ap_producer_serve(struct ap_http_server **server, struct ap_producer *p, struct ap_err *err)
 {
     const struct ap_http_options options = {
         .listen = p->config->listen, .max_body_bytes = (size_t)p->config->max_body_bytes, .max_connections = (unsigned)p->config->max_connections,

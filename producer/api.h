@@ -7,18 +7,18 @@
 extern const struct ap_http_route ap_producer_routes[];
 
 /* Starts serving; p may still be starting, then writes get 503. */
-int ap_api_start(struct ap_http_server **server, struct ap_producer *p, struct ap_err *err);
+int ap_producer_serve(struct ap_http_server **server, struct ap_producer *p, struct ap_err *err);
 
 /* --- handlers, by file --- */
-void ap_api_create_collection(struct ap_http_request *req); /* api_collections.c */
-void ap_api_delete_collection(struct ap_http_request *req);
-void ap_api_create_index(struct ap_http_request *req);
-void ap_api_upsert(struct ap_http_request *req);            /* api_points.c */
-void ap_api_delete_points(struct ap_http_request *req);
-extern const struct ap_http_stream ap_api_bulk;             /* api_bulk.c */
+void ap_producer_create_collection(struct ap_http_request *req); /* api_collections.c */
+void ap_producer_delete_collection(struct ap_http_request *req);
+void ap_producer_create_index(struct ap_http_request *req);
+void ap_producer_upsert(struct ap_http_request *req);            /* api_points.c */
+void ap_producer_delete_points(struct ap_http_request *req);
+extern const struct ap_http_stream ap_producer_bulk;             /* api_bulk.c */
 
 /* Body of a creation, apart from HTTP: fills everything but name and generation. Owned by *out: ap_control_fini of a
  * COLLECTION record frees it. */
-int ap_api_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err);
+int ap_producer_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err);
 
 #endif

@@ -124,4 +124,4 @@ static void destroy(void *state)
     free(u);
 }
 
-const struct ap_http_stream ap_api_bulk = {begin, data, end, destroy};
+const struct ap_http_stream ap_producer_bulk = {begin, data, end, destroy};

@@ -157,7 +157,7 @@ static int find_own(json_t *top, json_t *metadata, json_t **own, struct ap_err *
     return 0;
 }
 
-int ap_api_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
+int ap_producer_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
 {
     json_t *vectors, *own, *metadata, *hnsw, *optimizers, *wal, *quantization, *sparse, *shards, *replicas, *consistency, *on_disk, *sharding;
     const struct ap_json_field fields[] = {
@@ -217,7 +217,7 @@ static int create(struct ap_producer *p, const char *name, struct ap_control *c,
     return rc;
 }
 
-void ap_api_create_collection(struct ap_http_request *req)
+void ap_producer_create_collection(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     const char *name = ap_http_param(req, 0);
@@ -232,7 +232,7 @@ void ap_api_create_collection(struct ap_http_request *req)
         rc = err.code;
     if (rc == 0) {
         c.u.collection.name = copy(name);
-        rc = ap_api_parse_collection(body, p->config, &c.u.collection, &err);
+        rc = ap_producer_parse_collection(body, p->config, &c.u.collection, &err);
     }
     if (rc == 0)
         rc = create(p, name, &c, o.deadline_ns, &err);
@@ -264,7 +264,7 @@ static bool as_deleted(struct ap_producer *p, const char *name, struct ap_contro
     return live;
 }
 
-void ap_api_delete_collection(struct ap_http_request *req)
+void ap_producer_delete_collection(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     struct ap_control c = {.kind = AP_CONTROL_COLLECTION};
@@ -305,7 +305,7 @@ static int check_index(json_t *body, struct ap_err *err)
     return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "field_schema: \"%.32s\" is not supported (keyword, integer, float, bool and uuid are, and need no index)", kind ? kind : "?");
 }
 
-void ap_api_create_index(struct ap_http_request *req)
+void ap_producer_create_index(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     struct ap_write_options o;

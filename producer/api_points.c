@@ -55,7 +55,7 @@ static int prepare(struct ap_http_request *req, struct ap_producer *p, const str
     return rc;
 }
 
-void ap_api_upsert(struct ap_http_request *req)
+void ap_producer_upsert(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     struct ap_write_options o;
@@ -79,7 +79,7 @@ void ap_api_upsert(struct ap_http_request *req)
     ap_target_unref(&t);
 }
 
-void ap_api_delete_points(struct ap_http_request *req)
+void ap_producer_delete_points(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     struct ap_write_options o;

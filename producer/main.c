@@ -84,7 +84,7 @@ int main(int argc, char **argv)
     struct ap_metrics *metrics = ap_metrics_new();
 
     int status = 1;
-    if (ap_producer_init(&producer, &config, metrics, &err) != 0 || ap_api_start(&server, &producer, &err) != 0) {
+    if (ap_producer_init(&producer, &config, metrics, &err) != 0 || ap_producer_serve(&server, &producer, &err) != 0) {
         ap_error("%s", err.msg);
         return 1;
     }

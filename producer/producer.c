@@ -12,6 +12,7 @@
 #include "producer/heart.h"
 #include "producer/start.h"
 
+#define MESSAGE_OVERHEAD 4096 /* what a record may have besides what its limit counts */
 #define AWAY_MS 3000 /* without a report, while records wait for one: Kafka is away */
 
 /* --- metrics --- */
@@ -68,7 +69,8 @@ static void extend_kafka(struct ap_producer *p)
 {
     const struct ap_config_extra *user = &p->config->extra;
     char bytes[32];
-    snprintf(bytes, sizeof bytes, "%lld", (long long)p->config->max_record_bytes + 1024);
+    long long event = p->config->max_record_bytes, control = AP_CODEC_CHUNK_BYTES;
+    snprintf(bytes, sizeof bytes, "%lld", (event > control ? event : control) + MESSAGE_OVERHEAD);
     p->kafka.kafka = calloc(user->kafka_count + 3, sizeof *p->kafka.kafka);
     if (!p->kafka.kafka)
         abort();
