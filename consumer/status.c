@@ -304,6 +304,9 @@ static void emit_store(struct ap_status *s, struct ap_metrics_out *out)
 static void collect(struct ap_metrics_out *out, void *arg)
 {
     struct ap_status *s = arg;
+    char labels[96];
+    snprintf(labels, sizeof labels, "role=\"consumer\",region=\"%s\",worker=\"%lld\"", s->settings->region, (long long)s->settings->worker);
+    ap_metrics_emit(out, "antipode_daemon_info", labels, "gauge", "Always 1; the labels say who this is", 1);
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->source_count; i++) {
         if (s->sources[i].kind == AP_SOURCE_MUTATIONS)
