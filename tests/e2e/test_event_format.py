@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 
 import fastavro
@@ -78,3 +79,27 @@ def test_keys_are_collection_and_point(records):
         else:
             assert key.decode().split("/")[0] in ("collection", "codec", "codec-use", "incarnation", "region", "schema", "watermark")
 
+
+
+def examples():
+    """The hex blocks of docs/event-format.md, without the remarks beside them."""
+    page = (paths.ROOT / "docs" / "event-format.md").read_text()
+    for block in re.findall(r"^```hex\n(.*?)^```", page, re.M | re.S):
+        yield "".join(re.match(r"(?:[0-9a-f]+ ?)+(?=  |$)", line)[0] for line in block.splitlines()).replace(" ", "")
+
+
+def test_the_examples_on_the_page_are_records():
+    known = schemas()
+    found = []
+    for text in examples():
+        value = bytes.fromhex(text)
+        name, schema = known[value[2:10]]
+        body = io.BytesIO(value[10:])
+        fields = fastavro.schemaless_reader(body, schema, None)
+        assert body.read() == b""
+        found.append((name, fields["op"], fields["seq"], fields["stream"], fields["payload"]))
+    assert found == [
+        ("VectorMutation.v1.avsc", "UPSERT", 1000, None, '{"n":1}'),
+        ("VectorMutation.v1.avsc", "DELETE", 7, 0x66DF2A8F1403F00D, None),
+        ("VectorMutation.v1.avsc", "HEARTBEAT", 1, None, '{"hello":{"predecessor":"66dd55020002bcde","ended":512}}'),
+    ]
