@@ -727,6 +727,30 @@ START_TEST(the_cleaner_drops_dead_rows_and_keeps_the_rest)
     /* 550 slots, 450 dead. Nobody has seen anything: nothing goes. */
     ck_assert_uint_eq(clean(1000, 0), 0);
     ck_assert_uint_eq(last_slot(), 550);
+    /* No more is moved than was asked for, and what is not committed cannot have been seen. */
+    size_t none;
+    begin();
+    OK(ap_writer_clean(w, 3, UINT64_MAX, NULL, NULL, &none, &err));
+    ck_assert_uint_eq(none, 0);
+    ck_assert_uint_eq(last_slot(), 550); /* its visits ended among the dead */
+    OK(ap_writer_clean(w, 13, UINT64_MAX, NULL, NULL, &none, &err));
+    OK(ap_writer_clean(w, 13, UINT64_MAX, NULL, NULL, &none, &err));
+    ck_assert_uint_eq(none, 0);
+    close_store(); /* not committed */
+    open_store();
+    begin();
+    OK(ap_writer_clean(w, 15, 550, NULL, NULL, &none, &err));
+    ck_assert_uint_eq(last_slot(), 550 + 10);
+    close_store();
+    open_store();
+    begin();
+    put(90, "last");
+    OK(ap_writer_clean(w, 4, 550, NULL, NULL, &none, &err)); /* 32 visits */
+    OK(ap_writer_clean(w, 4, 550, NULL, NULL, &none, &err));
+    OK(ap_writer_clean(w, 4, 550, NULL, NULL, &none, &err));
+    ck_assert_uint_eq(last_slot(), 551 + 4);
+    close_store();
+    open_store();
     /* The ten survivors of the first hundred are moved; their old slots stay until the copies were seen. */
     ck_assert_uint_eq(clean(1000, 540), 0);
     ck_assert_uint_gt(last_slot(), 550);
@@ -1158,6 +1182,7 @@ START_TEST(a_full_map_is_fatal_and_says_what_to_do)
     /* It stays failed, */
     ck_assert_int_ne(ap_writer_commit(w, &err), 0);
     ck_assert_int_eq(err.cls, AP_FATAL);
+    ck_assert_ptr_nonnull(strstr(err.msg, "open the writer anew"));
     close_store();
     /* and a larger map finds everything that was committed. */
     open_store();
