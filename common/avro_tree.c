@@ -194,8 +194,6 @@ static struct ap_avro *parse_record(struct parser *p, struct ap_avro *node, json
         node->expanded += kid->expanded;
         node->min_bytes += kid->min_bytes;
         depth = kid->depth + 1 > depth ? kid->depth + 1 : depth;
-        if (node->expanded > AP_AVRO_NODES)
-            return fail(p, "too large:", node->name);
     }
     node->depth = depth;
     return node;

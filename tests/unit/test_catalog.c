@@ -82,10 +82,12 @@ START_TEST(collections)
     c = collection(30, "ap", "wiki", 1, false, 300);
     ck_assert_int_eq(say(cat, &c), 0);
 
-    c = collection(5, "ap", "wiki", 1, true, 300); /* a deletion beats a creation, however old */
+    c = collection(35, "ap", "wiki", 1, true, 300); /* a deletion beats a creation, however young */
     ck_assert_int_eq(say(cat, &c), 1);
     w = ap_catalog_collection(cat, "wiki");
-    ck_assert(!w->live && w->params.deleted && w->version.hlc == 5);
+    ck_assert(!w->live && w->params.deleted && w->version.hlc == 35);
+    c = collection(5, "eu", "wiki", 1, false, 300); /* and however old is the creation */
+    ck_assert_int_eq(say(cat, &c), 0);
 
     c = collection(40, "eu", "wiki", 2, false, 400); /* and the next generation begins */
     ck_assert_int_eq(say(cat, &c), 1);
@@ -183,9 +185,14 @@ START_TEST(codec_uses)
     struct ap_control c = use(20, "us", 1, 0x20);
     ck_assert_int_eq(say(cat, &c), 1);
     ck_assert(ap_catalog_codec_use(cat, 1, &regions[0]) == 0x20); /* somebody else's is better than none */
-    c = use(10, "ap", 1, 0x10);
+    c = use(30, "ap", 1, 0x10);
     say(cat, &c);
-    ck_assert(ap_catalog_codec_use(cat, 1, &regions[0]) == 0x10); /* the oldest, so that all choose alike */
+    ck_assert(ap_catalog_codec_use(cat, 1, &regions[0]) == 0x20); /* the oldest, so that all choose alike */
+    c = use(10, "ap", 3, 0x10);
+    say(cat, &c);
+    c = use(5, "us", 3, 0x5);
+    say(cat, &c);
+    ck_assert(ap_catalog_codec_use(cat, 3, &regions[0]) == 0x5 && ap_catalog_codec_use(cat, 3, &regions[2]) == 0x10);
     ck_assert(ap_catalog_codec_use(cat, 1, &regions[1]) == 0x20); /* its own */
     c = use(30, "us", 1, 0x30);
     say(cat, &c);
@@ -300,7 +307,7 @@ static struct record rnd_record(void)
 {
     static uint8_t bytes[8];
     const char *region = regions[rnd_below(3)].name;
-    uint64_t hlc = 1 + rnd_below(40); /* equal versions of different records come up as well */
+    uint64_t hlc = 1 + rnd_below(6); /* equal versions of different records come up as well */
     struct ap_control c;
     switch (rnd_below(5)) {
     case 0:

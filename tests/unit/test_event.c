@@ -346,6 +346,7 @@ START_TEST(unknown_schemas_wait)
     /* a record of ours, but another one */
     ap_put_le64(buf.data + 2, ap_schema_newest(schemas, "Watermark")->fingerprint);
     ck_assert_int_eq(ap_mutation_decode(schemas, buf.data, buf.len, &m, &scratch, &err), AP_ECORRUPT);
+    ck_assert_msg(strstr(err.msg, "a Watermark"), "%s", err.msg);
     buf.data[1] = 2;
     ck_assert_int_eq(ap_mutation_decode(schemas, buf.data, buf.len, &m, &scratch, &err), AP_ECORRUPT);
     ck_assert_int_eq(ap_mutation_decode(NULL, "", 0, &m, &scratch, &err), AP_ECORRUPT);

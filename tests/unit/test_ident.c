@@ -62,6 +62,7 @@ START_TEST(point_ids_are_uuids_or_numbers)
     ck_assert_str_eq(reprint("urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"), "refused");
     ck_assert_str_eq(reprint("{f81d4fae-7dec-11d0-a765-00a0c91e6bf6}"), "refused");
     ck_assert_str_eq(reprint("f81d4fae-7dec-11d0-a765-00a0c91e6bfg"), "refused");
+    ck_assert_str_eq(reprint("f81d4fae_7dec_11d0_a765_00a0c91e6bf6"), "refused");
     ck_assert_str_eq(reprint("f81d4fae7-dec-11d0-a765-00a0c91e6bf6"), "refused");
     ck_assert_str_eq(reprint("f81d4fae-7dec-11d0-a76500a0c91e6bf6"), "refused");
     /* 32 digits are a UUID, whatever the digits are */

@@ -121,8 +121,8 @@ END_TEST
 
 START_TEST(a_token_of_256_entries_fits)
 {
-    struct ap_token_entry entries[256];
-    for (int i = 0; i < 256; i++)
+    struct ap_token_entry entries[400];
+    for (int i = 0; i < 400; i++)
         entries[i] = entry("vec-mutations-with-a-name-of-the-greatest-length-that-there-is", i, (UINT64_C(1) << 55) - 1);
     struct ap_token t = { { "a23456789012345" }, 1, 1, entries, 256, 1 }, back;
     struct ap_buf text = {0};
@@ -131,6 +131,11 @@ START_TEST(a_token_of_256_entries_fits)
     ck_assert_int_eq(ap_token_parse((char *)text.data, text.len, &back, NULL), 0);
     ck_assert_uint_eq(back.count, 256);
     ap_token_fini(&back);
+    t.count = 400; /* over 4 KiB: nothing that we gave */
+    ap_buf_clear(&text);
+    ap_token_format(&t, &text);
+    ck_assert_uint_gt(text.len, 4096);
+    ck_assert_int_eq(ap_token_parse((char *)text.data, text.len, &back, NULL), AP_EINVAL);
     ap_buf_free(&text);
 }
 END_TEST
