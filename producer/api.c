@@ -33,6 +33,7 @@ const struct ap_http_route ap_producer_routes[] = {
     WRITE("PUT", C "/points", ap_producer_upsert, "upsert"),
     WRITE("POST", C "/points/delete", ap_producer_delete_points, "delete_points"),
     {"POST", C "/points/bulk", NULL, &ap_producer_bulk, "bulk"},
+    WRITE("POST", C "/points/repair", ap_producer_repair, "repair"),
     WRITE("PUT", C "/index", ap_producer_create_index, "create_index"),
     READ("GET", "/collections"),
     READ("GET", C),

@@ -44,7 +44,9 @@ struct ap_bulk {
     struct { struct ap_ack *ack; size_t points; } acks[ACKS_MAX];
     size_t ack_first, ack_count;
     struct ap_record *records;
-    int failed;
+    /* Reading has run ahead of publishing, so what failed in a batch was earlier in the stream, and is what counts. */
+    int read_failed, failed;
+    struct ap_err read_err, err;
     struct ap_bulk_result result;
 };
 
@@ -77,12 +79,19 @@ static void prepare_part(struct ap_job *job)
 
 /* --- publishing, in order --- */
 
-static int settle_oldest(struct ap_bulk *b, struct ap_err *err)
+static int settle_oldest(struct ap_bulk *b)
 {
+    struct ap_err err = {0};
     size_t i = b->ack_first;
-    int rc = ap_ack_wait(b->acks[i].ack, ap_mono_ns() + b->o.timeout_ms * 1000000, err);
-    if (rc == 0)
+    /* Once Kafka was too slow it is not waited for again. */
+    int64_t patience = b->failed && b->err.cls == AP_RETRY ? 0 : b->o.timeout_ms * 1000000;
+    int rc = ap_ack_wait(b->acks[i].ack, ap_mono_ns() + patience, &err);
+    if (rc == 0) {
         b->result.acknowledged += b->acks[i].points;
+    } else if (b->failed == 0) {
+        b->failed = rc;
+        b->err = err;
+    }
     ap_ack_unref(&b->acks[i].ack);
     b->ack_first = (i + 1) % ACKS_MAX;
     b->ack_count--;
@@ -110,9 +119,11 @@ static int publish_part(struct ap_bulk *b, struct part *part, struct ap_err *err
     struct ap_target *t = part->target;
     size_t published;
     if (b->ack_count == ACKS_MAX) {
-        int rc = settle_oldest(b, err);
-        if (rc)
+        int rc = settle_oldest(b);
+        if (rc) {
+            *err = b->err;
             return rc;
+        }
     }
     if (t->sampler && ap_sampler_offer(t->sampler, points->vectors, points->n))
         ap_control_log_wake(&b->p->control);
@@ -142,25 +153,27 @@ static void empty_part(struct part *part)
     part->rc = 0;
 }
 
-/* The oldest batch leaves the pool; it is published unless the stream has failed already. */
-static int retire_oldest(struct ap_bulk *b, struct ap_err *err)
+/* The oldest batch leaves the pool; it is published unless one before it has failed. */
+static int retire_oldest(struct ap_bulk *b)
 {
     struct part *part = &b->parts[b->oldest];
-    int rc = b->failed;
     ap_pool_wait(&b->p->pool, &part->job);
-    if (rc == 0)
-        rc = part->rc ? fail_with_errors(b, part, err) : publish_part(b, part, err);
+    if (b->failed == 0)
+        b->failed = part->rc ? fail_with_errors(b, part, &b->err) : publish_part(b, part, &b->err);
     empty_part(part);
     b->oldest = (b->oldest + 1) % b->part_count;
     b->encoding--;
-    return rc;
+    return b->failed;
 }
 
 static int submit(struct ap_bulk *b, struct ap_err *err)
 {
     ap_pool_submit(&b->p->pool, &filling(b)->job);
     b->encoding++;
-    return b->encoding == b->part_count - 1 ? retire_oldest(b, err) : 0;
+    if (b->encoding < b->part_count - 1 || retire_oldest(b) == 0)
+        return 0;
+    *err = b->err;
+    return b->failed;
 }
 
 /* --- filling --- */
@@ -295,13 +308,15 @@ static int open_reader(struct ap_bulk *b, char first, struct ap_err *err)
 
 int ap_bulk_feed(struct ap_bulk *b, const char *bytes, size_t len, struct ap_err *err)
 {
-    if (b->failed || len == 0)
-        return b->failed;
+    if (b->read_failed || len == 0)
+        return b->read_failed;
     if (!b->npy && !b->ndjson)
-        b->failed = open_reader(b, bytes[0], err);
-    if (b->failed == 0)
-        b->failed = b->npy ? ap_npy_feed(b->npy, bytes, len, err) : ap_ndjson_feed(b->ndjson, bytes, len, err);
-    return b->failed;
+        b->read_failed = open_reader(b, bytes[0], &b->read_err);
+    if (b->read_failed == 0)
+        b->read_failed = b->npy ? ap_npy_feed(b->npy, bytes, len, &b->read_err) : ap_ndjson_feed(b->ndjson, bytes, len, &b->read_err);
+    if (b->read_failed)
+        *err = b->read_err;
+    return b->read_failed;
 }
 
 static int finish_reader(struct ap_bulk *b, struct ap_err *err)
@@ -317,20 +332,15 @@ static int finish_reader(struct ap_bulk *b, struct ap_err *err)
 
 int ap_bulk_end(struct ap_bulk *b, bool complete, struct ap_err *err)
 {
-    struct ap_err later = {0};
-    if (complete && b->failed == 0)
-        b->failed = finish_reader(b, err);
-    while (b->encoding) {
-        int rc = retire_oldest(b, b->failed ? &later : err);
-        if (b->failed == 0)
-            b->failed = rc;
-    }
-    while (b->ack_count) {
-        int rc = settle_oldest(b, b->failed ? &later : err);
-        if (b->failed == 0)
-            b->failed = rc;
-    }
-    return b->failed;
+    if (complete && b->read_failed == 0)
+        b->read_failed = finish_reader(b, &b->read_err);
+    while (b->encoding)
+        retire_oldest(b);
+    while (b->ack_count)
+        settle_oldest(b);
+    if (b->failed || b->read_failed)
+        *err = b->failed ? b->err : b->read_err;
+    return b->failed ? b->failed : b->read_failed;
 }
 
 const struct ap_bulk_result *ap_bulk_result(const struct ap_bulk *b)

@@ -201,6 +201,8 @@ static int publish_one(struct stamp *s, struct ap_lane *lane, int32_t partition,
         .seq = lane->next_seq, .clock = hlc, .has_codec = r->has_codec, .codec = r->codec,
         .vector = r->vector, .vector_len = r->vector_len, .payload = r->payload, .payload_len = r->payload_len,
     };
+    if (r->version)
+        m.version = *r->version;
     size_t len = ap_mutation_encode_to(&m, s->scratch);
     int rc = ap_lanes_send(l, s->topic->rkt, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
     if (rc)

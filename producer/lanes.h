@@ -50,6 +50,7 @@ struct ap_record {
     const uint8_t *vector; size_t vector_len;
     const char *payload; size_t payload_len;
     const float *raw; size_t raw_len; /* bytes; NULL: no raw vector */
+    const struct ap_version *version; /* NULL: stamped when published, as every new change. Else one made before, published again */
 };
 
 /* rk is the producer, its reports going to ap_lanes_report with this struct as opaque: so init comes in two steps.

@@ -173,6 +173,8 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
     if (p->rk && !flush(p, timeout_ms))
         ap_warn("Kafka has not acknowledged everything within %d ms; what it has not was not acknowledged to clients either", timeout_ms);
     atomic_store(&p->stop_polling, true);
+    atomic_store(&p->watch.stop, true); /* all at once: each may be in a poll for a moment */
+    atomic_store(&p->control.stop, true);
     ap_pool_stop(&p->pool);
     ap_watch_close(&p->watch);
     if (p->polling)
