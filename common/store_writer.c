@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "common/store_internal.h"
 #include "common/timeutil.h"
+#include "common/unsafe.h"
 
 #define SCAN_VERIFY_BYTES 2048 /* what is longer has overflow pages, which the scan would read for nothing else */
 #define READERS_CHECK_MS 5000
@@ -289,13 +290,27 @@ int ap_writer_move_raw(struct ap_writer *w, uint64_t from, uint64_t to, struct a
     return ap_writer_put_raw(w, to, w->raw.data, w->raw.len, err);
 }
 
+/* A slot of the map has no row: the file was damaged. The row counts as never written, as one that fails its checksum does. */
+static void forget_slot(struct ap_writer *w, const struct ap_key *key, uint64_t slot)
+{
+    static struct ap_log_limit limit;
+    ap_log_limited(&limit, 1000, AP_LOG_ERROR, "store %s: slot %llu has lost its row; it counts as never written: run verify --scrub --repair",
+                   w->store->path, (unsigned long long)slot);
+    ap_slotmap_remove(&w->map, key, ap_writer_match_slot, &slot);
+    w->recount = true;
+}
+
 /* The current row of key, if it has a sound one; *slot is 0 when it has none at all. */
 static int current_row(struct ap_writer *w, const struct ap_key *key, uint64_t *slot, struct ap_row *row, bool *sound, struct ap_err *err)
 {
     w->matched.rc = 0;
     *sound = false;
     *slot = ap_slotmap_get(&w->map, key, ap_writer_match, w);
-    if (w->matched.rc != 0)
+    if (w->matched.rc == MDB_NOTFOUND && *slot == 0) {
+        forget_slot(w, key, w->matched.slot);
+        return current_row(w, key, slot, row, sound, err);
+    }
+    if (w->matched.rc != 0 && w->matched.rc != MDB_NOTFOUND)
         return ap_writer_fail(w, w->matched.rc, "read a row", err);
     if (*slot == 0)
         return 0;
@@ -328,7 +343,8 @@ int ap_writer_apply(struct ap_writer *w, const struct ap_key *key, const struct 
     if (rc < 0)
         return rc;
     ap_buf_clear(&w->row);
-    rc = ap_row_merge(key, sound ? &current : NULL, m, &w->row, err);
+    bool blind = ap_unsafe(AP_UNSAFE_NO_VERSION_CHECK) || (ap_unsafe(AP_UNSAFE_NO_TOMBSTONES) && sound && !ap_row_is_live(&current));
+    rc = ap_row_merge(key, sound && !blind ? &current : NULL, m, &w->row, err);
     if (rc <= 0)
         return rc;
     uint64_t old_checksum = sound ? current.checksum : 0;
@@ -499,7 +515,8 @@ int ap_writer_commit(struct ap_writer *w, struct ap_err *err)
     int rc = ap_positions_flush(w->positions, put_position, w);
     if (rc != 0)
         return ap_writer_fail(w, rc, "write positions", err);
-    if (w->recount && (rc = recount(w, err)) < 0)
+    bool recount_asked = ap_store_recount_asked(w->store);
+    if ((w->recount || recount_asked) && (rc = recount(w, err)) < 0)
         return rc;
     if (w->dirty && ((rc = ap_digests_flush(&w->digests, w->store, w->txn, err)) < 0 || (rc = put_state(w, err)) < 0)) {
         w->failed = true;
@@ -510,6 +527,8 @@ int ap_writer_commit(struct ap_writer *w, struct ap_err *err)
     w->log = NULL;
     if (rc != 0)
         return ap_writer_fail(w, rc, "commit", err);
+    if (recount_asked)
+        ap_store_recount_done(w->store);
     if (w->dirty)
         ap_store_poke(w->store, w->wake_fd);
     w->dirty = false;
