@@ -271,12 +271,17 @@ void api_rig_open(struct api_rig *r, const char *options)
     api_rig_attach(r);
 }
 
+void api_rig_quiet(struct api_rig *r)
+{
+    ap_api_stop(&r->api);
+    ap_tail_stop(&r->tail);
+}
+
 void api_rig_close(struct api_rig *r)
 {
     char command[128];
     curl_easy_cleanup(r->curl);
-    ap_api_stop(&r->api);
-    ap_tail_stop(&r->tail);
+    api_rig_quiet(r);
     ap_http_stop(&r->producer);
     if (r->index)
         ap_index_close(&r->index);

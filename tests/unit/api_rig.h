@@ -33,6 +33,8 @@ struct api_rig {
 };
 
 void api_rig_open(struct api_rig *r, const char *options); /* options: lines of the configuration, or NULL */
+/* Stop the API and the tail before close: what they use can then go. */
+void api_rig_quiet(struct api_rig *r);
 void api_rig_close(struct api_rig *r);
 /* The parts of open, for tests of the time before: the store and the API without an index, then the rest. */
 void api_rig_begin(struct api_rig *r, const char *options);
