@@ -233,7 +233,8 @@ static void meet_floor(struct ap_positions *p, struct ap_entry *e)
  * start again after each change, since that changes the table. */
 void ap_positions_resolve(struct ap_positions *p)
 {
-    bool found = false;
+    bool found = p->waiting;
+    p->waiting = false;
 again:
     for (size_t i = 0; p->unresolved > 0 && i <= p->mask; i++)
         for (struct ap_entry *e = p->buckets[i]; e; e = e->next)
@@ -279,31 +280,41 @@ enum ap_seen ap_positions_note(struct ap_positions *p, const struct ap_region *o
     else
         ap_range_extend(e, seq, clock);
     touch(p, e);
-    if (e->ended)
+    /* Number 1 may be a hello that has yet to say what came before: until then e's lineage looks complete below it. */
+    if (e->ended && seq == 1)
+        p->waiting = true;
+    else if (e->ended)
         collapse(p, e);
     return seen;
+}
+
+/* stream's predecessor ended at `ended` here. */
+static void end_predecessor(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic,
+                            int32_t partition, uint64_t ended)
+{
+    struct ap_entry *e = ap_positions_find(p, false, stream, topic, partition);
+    if (!e) {
+        const struct ap_entry *below = floor_of(p, stream, topic, partition);
+        if (ended == 0 || (below && (below->incarnation > stream || (below->incarnation == stream && below->mark >= ended))))
+            return; /* nothing of it here, or all of it already */
+        e = add_live(p, origin, stream, topic, partition);
+    }
+    ap_range_extend_lost(e, ended);
+    if (!e->ended || e->end < ended)
+        e->end = ended;
+    e->ended = true;
+    touch(p, e);
+    collapse(p, e);
 }
 
 void ap_positions_hello(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic,
                         int32_t partition, const struct ap_hello *hello)
 {
-    uint64_t before = hello->predecessor;
-    if (before == 0 || before >= stream)
-        return; /* nobody, or nothing that can have come before */
-    struct ap_entry *e = ap_positions_find(p, false, before, topic, partition);
-    if (!e) {
-        const struct ap_entry *below = floor_of(p, before, topic, partition);
-        if (hello->ended == 0 || (below && (below->incarnation > before ||
-                                            (below->incarnation == before && below->mark >= hello->ended))))
-            return; /* nothing of it here, or all of it already */
-        e = add_live(p, origin, before, topic, partition);
-    }
-    ap_range_extend_lost(e, hello->ended);
-    if (!e->ended || e->end < hello->ended)
-        e->end = hello->ended;
-    e->ended = true;
-    touch(p, e);
-    collapse(p, e);
+    if (hello->predecessor != 0 && hello->predecessor < stream) /* otherwise nobody, or nothing that can have come before */
+        end_predecessor(p, origin, hello->predecessor, topic, partition, hello->ended);
+    struct ap_entry *e = ap_positions_find(p, false, stream, topic, partition);
+    if (e)
+        collapse(p, e); /* it may have waited for this hello */
 }
 
 void ap_position_of(const struct ap_entry *e, struct ap_position *out)

@@ -26,7 +26,8 @@ enum ap_seen ap_positions_check(const struct ap_positions *p, uint64_t stream, c
 /* Note it as applied (NEW or LATE; a DUPLICATE changes nothing). origin: region of the stream. */
 enum ap_seen ap_positions_note(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic,
                                int32_t partition, uint64_t seq, uint64_t clock);
-/* The hello of stream: its predecessor ended at that number here. Opens a hole for a lost end, else collapses. */
+/* The hello of stream: its predecessor ended at that number here. Opens a hole for a lost end, else collapses. Call it
+ * just before or after the hello's own note, with no flush in between. */
 void ap_positions_hello(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic,
                         int32_t partition, const struct ap_hello *hello);
 

@@ -33,6 +33,7 @@ struct ap_positions {
     size_t mask, used;
     struct ap_entry *dirty;
     struct ap_buf dead;        /* keys to delete at the next flush: u16 length, key */
+    bool waiting;              /* an entry may be complete that could not be collapsed at once */
     size_t unresolved;         /* live entries without a lineage */
     struct ap_entry **last;       /* the live entry found last; apart, so that a lookup can set it through a const table */
 };
