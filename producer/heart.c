@@ -17,7 +17,7 @@ int64_t ap_heart_beat(struct ap_producer *p, int64_t now_ms)
 {
     int64_t next = now_ms + AP_HEART_BUSY_MS;
     bool any = false;
-    if (ap_drift_check(&p->drift, NULL) != 0)
+    if (ap_producer_may_stamp(p, NULL) != 0)
         return next;
     for (size_t i = 0; i < p->lanes.topic_count; i++) {
         struct ap_topic *t = &p->lanes.topics[i];

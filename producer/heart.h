@@ -9,7 +9,8 @@
 #define AP_HEART_IDLE_MS 1000
 #define AP_HEART_IDLE_AFTER_MS 10000
 
-/* Sends what is due at now_ms (monotonic); returns when to come again. Stamping may be forbidden (drift): then nothing is sent. */
+/* Sends what is due at now_ms (monotonic); returns when to come again. Nothing is sent while nothing may be stamped (drift,
+ * a successor); a read-only region beats on. */
 int64_t ap_heart_beat(struct ap_producer *p, int64_t now_ms);
 /* Thread body; arg is the producer. Ends when it stops. */
 void *ap_heart_run(void *arg);

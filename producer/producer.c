@@ -219,16 +219,33 @@ bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
     return away == 0;
 }
 
+/* Two writers of one lineage would contradict what the second one's hello says. */
+static int check_successor(struct ap_producer *p, struct ap_err *err)
+{
+    const struct ap_incarnation_info *newest = ap_catalog_instance(ap_control_log_lock(&p->control), &p->config->region, p->config->instance);
+    bool superseded = newest && newest->incarnation > p->incarnation;
+    ap_control_log_unlock(&p->control);
+    if (!superseded)
+        return 0;
+    return ap_err_set(err, AP_ENOTREADY, AP_FATAL, "another producer has started as instance %s of region %s, so this one must end: give each producer of a region an instance name of its own (the key instance)",
+                      p->config->instance, p->config->region.name);
+}
+
 static int check_region(struct ap_producer *p, struct ap_err *err)
 {
-    const struct ap_catalog *catalog = ap_control_log_lock(&p->control);
-    const struct ap_region_info *region = ap_catalog_region(catalog, &p->config->region);
+    const struct ap_region_info *region = ap_catalog_region(ap_control_log_lock(&p->control), &p->config->region);
     enum ap_region_state state = region ? region->state : AP_REGION_ACTIVE;
     ap_control_log_unlock(&p->control);
     if (state == AP_REGION_ACTIVE)
         return 0;
     return ap_err_set(err, AP_ECONFLICT, AP_RETRY, "region %s is %s: write in another region", p->config->region.name,
                       state == AP_REGION_READ_ONLY ? "read-only" : "retired");
+}
+
+int ap_producer_may_stamp(struct ap_producer *p, struct ap_err *err)
+{
+    int rc = check_successor(p, err);
+    return rc ? rc : ap_drift_check(&p->drift, err);
 }
 
 int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
@@ -244,19 +261,8 @@ int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
     case AP_PRODUCER_FAILED: return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the producer has failed and restarts");
     default: break;
     }
-    int rc = check_region(p, err);
-    return rc ? rc : ap_drift_check(&p->drift, err);
-}
-
-/* Another process has registered as our successor: two writers of one lineage would contradict what its hello says. */
-static bool is_superseded(struct ap_producer *p)
-{
-    if (atomic_load(&p->state) != AP_PRODUCER_READY)
-        return false;
-    const struct ap_incarnation_info *newest = ap_catalog_instance(ap_control_log_lock(&p->control), &p->config->region, p->config->instance);
-    bool superseded = newest && newest->incarnation > p->incarnation;
-    ap_control_log_unlock(&p->control);
-    return superseded;
+    int rc = ap_producer_may_stamp(p, err);
+    return rc ? rc : check_region(p, err);
 }
 
 bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)
@@ -266,10 +272,7 @@ bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)
                    rd_kafka_err2str((rd_kafka_resp_err_t)atomic_load(&p->lanes.broken_why)));
     else if (atomic_load(&p->control.failed))
         ap_err_set(err, AP_EKAFKA, AP_FATAL, "the control topics are not followed any more (see above); restart this process");
-    else if (is_superseded(p))
-        ap_err_set(err, AP_ECONFLICT, AP_FATAL, "another producer has started as instance %s of region %s: give each producer of a region an instance name of its own (the key instance)",
-                   p->config->instance, p->config->region.name);
-    else
+    else if (atomic_load(&p->state) != AP_PRODUCER_READY || check_successor(p, err) == 0)
         return false;
     atomic_store(&p->state, AP_PRODUCER_FAILED);
     return true;

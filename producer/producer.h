@@ -55,6 +55,8 @@ void ap_producer_stop(struct ap_producer *p);
 void ap_producer_close(struct ap_producer *p, int timeout_ms);
 
 bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len);
+/* 0, or why nothing may be stamped now, heartbeats included: a successor has registered, the clock is ahead. */
+int ap_producer_may_stamp(struct ap_producer *p, struct ap_err *err);
 /* 0, or why writes are refused now: starting, failed, Kafka client broken, region read-only, clock ahead. */
 int ap_producer_may_write(struct ap_producer *p, struct ap_err *err);
 /* Has it failed for good? *err says how. Main loop. */

@@ -12,6 +12,7 @@
 #define TRY_MS 5000
 #define CATCH_UP_MS 60000
 #define AGAIN_MS 500
+#define PREDECESSOR_MS 250
 #define OLD_MS 3600000 /* clocks may be set back by this much between two lives of a producer */
 
 static int64_t deadline(int64_t ms)
@@ -142,9 +143,18 @@ static bool is_ours(void *arg, uint64_t stream)
     return ours;
 }
 
+/* A predecessor that still runs stops stamping as soon as it reads that we have registered; give it that moment. */
+static void wait_for_predecessor(void)
+{
+    struct timespec moment = {0, PREDECESSOR_MS * 1000000};
+    nanosleep(&moment, NULL);
+}
+
 /* Where the lineage ended; the predecessor proper may have died before it wrote to a partition, then its own counts. */
 static int say_hello(struct ap_producer *p, struct ap_err *err)
 {
+    if (p->predecessor)
+        wait_for_predecessor();
     size_t partitions = (size_t)p->config->partitions, n = p->config->topic_count * partitions;
     struct ap_tail *tails = calloc(n, sizeof *tails);
     if (!tails)
