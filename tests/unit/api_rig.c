@@ -127,9 +127,51 @@ static void note_request(struct api_rig *r, struct ap_http_request *req)
     snprintf(r->last_token, sizeof r->last_token, "%s", token ? token : "");
 }
 
-static void reply_write(struct api_rig *r, struct ap_http_request *req, const char *collection)
+static void apply_write(struct api_rig *r, const char *collection)
 {
     static const float vector[RIG_DIM] = {0, 0, 0, 1};
+    write_row(r, ap_collection_id(collection, 1), AP_OP_UPSERT, 777, vector, "{\"from\":\"producer\"}");
+}
+
+static void nap(void)
+{
+    struct timespec t = {.tv_nsec = 60000000};
+    nanosleep(&t, NULL);
+}
+
+static void *write_after_a_moment(void *arg)
+{
+    struct api_rig *r = arg;
+    nap();
+    apply_write(r, r->later_name);
+    return NULL;
+}
+
+static void *define_after_a_moment(void *arg)
+{
+    struct api_rig *r = arg;
+    nap();
+    define(r, r->later_name, AP_COSINE, NULL, r->later_creates ? 2 : 1, !r->later_creates);
+    return NULL;
+}
+
+static void join_later(struct api_rig *r)
+{
+    if (r->later_runs)
+        pthread_join(r->later, NULL);
+    r->later_runs = false;
+}
+
+static void do_later(struct api_rig *r, const char *collection, void *(*what)(void *))
+{
+    join_later(r);
+    snprintf(r->later_name, sizeof r->later_name, "%s", collection);
+    ck_assert_int_eq(pthread_create(&r->later, NULL, what, r), 0);
+    r->later_runs = true;
+}
+
+static void reply_write(struct api_rig *r, struct ap_http_request *req, const char *collection)
+{
     if (r->mode == RIG_REFUSES) {
         ap_http_reply_error(req, 409, "refused by the producer");
         return;
@@ -140,7 +182,9 @@ static void reply_write(struct api_rig *r, struct ap_http_request *req, const ch
         free(token);
     }
     if (r->mode == RIG_APPLIES)
-        write_row(r, ap_collection_id(collection, 1), AP_OP_UPSERT, 777, vector, "{\"from\":\"producer\"}");
+        apply_write(r, collection);
+    if (r->mode == RIG_LATER)
+        do_later(r, collection, write_after_a_moment);
     ap_http_reply_result(req, json_pack("{s:i, s:s, s:n}", "operation_id", 42, "status", "acknowledged", "token"));
 }
 
@@ -163,6 +207,10 @@ static void producer_define(struct ap_http_request *req)
     }
     if (r->mode == RIG_APPLIES)
         define(r, ap_http_param(req, 0), AP_COSINE, NULL, create ? 2 : 1, !create);
+    if (r->mode == RIG_LATER) {
+        r->later_creates = create;
+        do_later(r, ap_http_param(req, 0), define_after_a_moment);
+    }
     ap_http_reply_result(req, json_true());
 }
 
@@ -283,6 +331,7 @@ void api_rig_close(struct api_rig *r)
     curl_easy_cleanup(r->curl);
     api_rig_quiet(r);
     ap_http_stop(&r->producer);
+    join_later(r);
     if (r->index)
         ap_index_close(&r->index);
     if (r->writer)

@@ -26,10 +26,13 @@ struct api_rig {
     struct ap_http_server *producer;
     CURL *curl;
     /* What the producer does with a write, and what it was sent last. */
-    enum { RIG_APPLIES, RIG_KEEPS /* answers with a token that is never covered */, RIG_REFUSES, RIG_SILENT /* no token */ } mode;
+    enum { RIG_APPLIES, RIG_LATER /* answers, and applies after a moment */, RIG_KEEPS /* answers with a token that is never covered */, RIG_REFUSES, RIG_SILENT /* no token */ } mode;
     char last_method[16], last_path[256], last_query[256], last_token[256];
     size_t last_body;
     uint64_t last_sum;
+    pthread_t later;
+    bool later_runs, later_creates;
+    char later_name[64];
 };
 
 void api_rig_open(struct api_rig *r, const char *options); /* options: lines of the configuration, or NULL */

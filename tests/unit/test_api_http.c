@@ -171,6 +171,22 @@ START_TEST(hits_carry_what_was_asked_for)
 }
 END_TEST
 
+/* A row that something else than our producer wrote: its payload must not spoil the answer. */
+START_TEST(a_broken_payload_is_left_out)
+{
+    static const char *const broken[] = {"{\"a\":", "[1]", "{} {}", "{\"a\":\"\xff\"}", "nonsense"};
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        upsert(docs, 1, 0, broken[i]);
+        expect_hits("1 2", "{\"query\":[1,0,0,0],\"limit\":2,\"with_payload\":true}");
+        json_t *result = ask("GET", "/collections/docs/points/1", NULL);
+        ck_assert_uint_eq(json_object_size(at(result, "payload")), 0);
+        ck_assert(json_is_object(at(result, "payload")));
+        json_decref(result);
+        expect_ids("2", "/collections/docs/points/scroll", "{\"filter\":{\"must\":[{\"key\":\"n\",\"range\":{\"lt\":3}}]}}", "points");
+    }
+}
+END_TEST
+
 /* A query after a write sees the newer version, which is greater. */
 START_TEST(versions_rise)
 {
@@ -472,7 +488,8 @@ END_TEST
 
 START_TEST(a_completed_write_is_seen)
 {
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 6; i++) {
+        rig.mode = i % 2 ? RIG_APPLIES : RIG_LATER;
         struct api_reply reply = api_rig_call(&rig, "POST", "/collections/docs/points/payload?wait=true", "{\"payload\":{}}", NULL);
         ck_assert_int_eq(reply.status, 200);
         api_reply_free(&reply);
@@ -508,12 +525,34 @@ START_TEST(collections_come_and_go)
     ck_assert_int_eq(json_integer_value(at(result, "points_count")), 0);
     ck_assert_int_eq(json_integer_value(at(at(result, "antipode"), "generation")), 2);
     json_decref(result);
+    rig.mode = RIG_LATER;
+    json_decref(ask("PUT", "/collections/slow", "{}"));
+    json_decref(ask("GET", "/collections/slow", NULL));
     rig.mode = RIG_KEEPS;
     refused(503, "do not show it yet", "PUT", "/collections/never?timeout=1", "{}", NULL);
     refused(503, "do not show it yet", "DELETE", "/collections/docs?timeout=1", NULL, NULL);
     json_decref(ask("DELETE", "/collections/none", NULL));
     rig.mode = RIG_REFUSES;
     refused(409, "already exists", "PUT", "/collections/docs", "{}", NULL);
+}
+END_TEST
+
+/* The producer knows that the first one is gone before this region's index does: the second is waited for all the same. */
+START_TEST(created_again_while_the_first_still_shows)
+{
+    rig.mode = RIG_LATER;
+    json_decref(ask("PUT", "/collections/docs", "{}"));
+    json_t *result = ask("GET", "/collections/docs", NULL);
+    ck_assert_int_eq(json_integer_value(at(at(result, "antipode"), "generation")), 2);
+    json_decref(result);
+}
+END_TEST
+
+START_TEST(dropped_after_a_moment)
+{
+    rig.mode = RIG_LATER;
+    json_decref(ask("DELETE", "/collections/docs", NULL));
+    refused(404, "`docs`", "GET", "/collections/docs", NULL, NULL);
 }
 END_TEST
 
@@ -598,6 +637,7 @@ int main(void)
     tcase_add_test(tc, query_by_vector);
     tcase_add_test(tc, query_by_point);
     tcase_add_test(tc, hits_carry_what_was_asked_for);
+    tcase_add_test(tc, a_broken_payload_is_left_out);
     tcase_add_test(tc, versions_rise);
     tcase_add_test(tc, searches_and_batches);
     tcase_add_test(tc, bad_queries);
@@ -614,6 +654,8 @@ int main(void)
     tcase_add_test(tc, a_completed_write_is_seen);
     tcase_add_test(tc, unknown_writes_are_the_producers_business);
     tcase_add_test(tc, collections_come_and_go);
+    tcase_add_test(tc, created_again_while_the_first_still_shows);
+    tcase_add_test(tc, dropped_after_a_moment);
     tcase_add_test(tc, bulk_goes_through_in_pieces);
     tcase_add_test(tc, producer_away);
     tcase_add_test(early, before_the_index);
