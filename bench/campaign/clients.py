@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from .history import History, vector_of
 
-HOT, WARM, OWN = 24, 2000, 200
+HOT, WARM, OWN = 3, 2000, 200
 OWN_BASE = 1_000_000
 REMEMBERED = 8      # own writes that session reads ask about
 PATIENCE_S = 12     # of a client; the daemons' own deadlines are shorter
@@ -115,9 +115,9 @@ class Client(threading.Thread):
 
     def any_id(self) -> int:
         kind = self.random.random()
-        if kind < 0.4:
+        if kind < 0.5:
             return self.random.randrange(HOT)
-        if kind < 0.7:
+        if kind < 0.75:
             return HOT + self.random.randrange(WARM)
         return self.own_id()
 

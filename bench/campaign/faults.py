@@ -20,6 +20,7 @@ from harness.wait import wait_until
 MUTATIONS = "vec-mutations"
 CLOCKS_MS = (-5000, -2000, -500, 500, 2000, 5000)
 READY_S = 90
+FLYING = 100  # points in flight that a fault wants to meet
 
 
 class Ground:
@@ -35,12 +36,15 @@ class Ground:
     def others(self, region: Region) -> list[Region]:
         return [r for r in self.world if r is not region]
 
-    def strike(self) -> None:
-        """Called right before something is broken."""
-        self.struck = self.struck or {"points_in_flight": self.in_flight(), "at": time.monotonic()}
+    def strike(self, region: Region | None = None) -> None:
+        """Called right before something is broken: returns when so many points are under way in that region (or in all
+        together), or after a moment when they are not."""
+        end = time.monotonic() + 3
+        wait_until(lambda: self.in_flight(region) >= FLYING or time.monotonic() >= end, 5, "points are in flight", every_s=0.001)
+        self.struck = self.struck or {"points_in_flight": self.in_flight(region), "at": time.monotonic()}
 
-    def in_flight(self) -> int:
-        return sum(c.pending for c in self.crew)
+    def in_flight(self, region: Region | None = None) -> int:
+        return sum(c.pending for c in self.crew if region is None or c.home == region.name)
 
     def acked(self) -> int:
         return sum(c.acked for c in self.crew)
@@ -83,9 +87,9 @@ class Ground:
 
 # ---- processes -----------------------------------------------------------------------------------------------------------
 
-def _died(ground: Ground, process, restart: Callable[[], object], held: tuple[float, float] = (0, 1.5)) -> dict:
+def _died(ground: Ground, region: Region, process, restart: Callable[[], object], held: tuple[float, float] = (0, 1.5)) -> dict:
     pid, failed = process.pid, sum(c.failed for c in ground.crew)
-    ground.strike()
+    ground.strike(region)
     process.kill()
     seconds = ground.hold(*held)
     restart()
@@ -97,7 +101,7 @@ def kill_daemon(role: str):
         region = ground.region()
         daemon = getattr(region, role)
         duplicates = ground.total("antipode_consumer_duplicates_total", [region]) if role != "consumer" else 0
-        proof = _died(ground, daemon.process, lambda: daemon.start().wait_ready(READY_S))
+        proof = _died(ground, region, daemon.process, lambda: daemon.start().wait_ready(READY_S))
         return {"region": region.name, **proof, "duplicates": ground.total("antipode_consumer_duplicates_total", [region]) - duplicates}
     return fault
 
@@ -125,7 +129,7 @@ def freeze_daemon(ground: Ground) -> dict:
     region = ground.region()
     process = ground.rng.choice([*(d.process for d in region.daemons), region.mirror.process])
     failed, acked = sum(c.failed for c in ground.crew), ground.acked()
-    ground.strike()
+    ground.strike(region)
     process.freeze()
     try:
         seconds = ground.hold(1, 4)
@@ -137,11 +141,11 @@ def freeze_daemon(ground: Ground) -> dict:
 
 def restart_broker(ground: Ground) -> dict:
     region, hard = ground.region(), ground.rng.random() < 0.5
-    acked = {c.client: c.acked for c in ground.crew if c.home == region.name}
-    ground.strike()
+    acked = sum(c.acked for c in ground.crew if c.home == region.name)
+    ground.strike(region)
     region.kafka.kill() if hard else region.kafka.stop()
     seconds = ground.hold(0, 2)
-    away = sum(c.acked for c in ground.crew if c.home == region.name) - sum(acked.values())
+    away = sum(c.acked for c in ground.crew if c.home == region.name) - acked
     region.kafka.start().wait_ready(READY_S)
     return {"region": region.name, "how": "kill -9" if hard else "stop", "down_s": round(seconds, 2), "acked_there_from_strike_to_start": away}
 
@@ -156,7 +160,7 @@ def kill_mirror(ground: Ground) -> dict:
         blocked.update({o.name: ground.waiting(o, region) - before[o.name] for o in ground.others(region)})
         region.mirror.start()
 
-    proof = _died(ground, region.mirror.process, restart, (1, 5))
+    proof = _died(ground, region, region.mirror.process, restart, (1, 5))
     wait_until(lambda: all(ground.waiting(o, region) <= before[o.name] + 50 for o in ground.others(region)), READY_S, f"the mirror of {region.name} has caught up")
     return {"region": region.name, **proof, "records_blocked": blocked, "duplicates": ground.total("antipode_consumer_duplicates_total", [region]) - duplicates}
 
@@ -167,7 +171,7 @@ def _link(ground: Ground, names: list[str], break_: Callable, mend: Callable, he
     """Breaks the way out of the named regions. Proof: nothing passed, records piled up."""
     pairs = [(ground.world[n], t) for n in names for t in ground.others(ground.world[n])]
     before = [ground.waiting(*p) for p in pairs]
-    ground.strike()
+    ground.strike(ground.world[names[0]] if len(names) == 1 else None)
     break_()
     try:
         passed = ground.world.delay.show()
@@ -206,7 +210,7 @@ def stall(ground: Ground) -> dict:
 def flapping(ground: Ground) -> dict:
     name, delay, times = ground.region().name, ground.world.delay, ground.rng.randrange(4, 9)
     before = delay.show()[name]["connections"]
-    ground.strike()
+    ground.strike(ground.world[name])
     for _ in range(times):
         delay.part(name)
         ground.hold(0.1, 0.5)
@@ -305,7 +309,7 @@ def clock_set_off(ground: Ground) -> dict:
     region, offset = ground.region(), ground.rng.choice(CLOCKS_MS)
     producer = region.producer
     was = producer.overrides.get("clock.offset_ms", 0)
-    proof = _died(ground, producer.process, lambda: producer.start(clock__offset_ms=offset).wait_ready(READY_S), (0, 0.5))
+    proof = _died(ground, region, producer.process, lambda: producer.start(clock__offset_ms=offset).wait_ready(READY_S), (0, 0.5))
     return {"region": region.name, **proof, "offset_ms": offset, "was_ms": was}
 
 
@@ -315,7 +319,7 @@ def torn_segment(ground: Ground) -> dict:
     if not having:
         return {"skipped": "no segment is sealed yet"}
     region = ground.rng.choice(having)
-    ground.strike()
+    ground.strike(region)
     region.indexer.kill()
     file = ground.rng.choice(segments(region))
     data, how = bytearray(file.read_bytes()), ground.rng.choice(("cut", "one byte"))

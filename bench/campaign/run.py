@@ -39,7 +39,7 @@ OVERRIDES = {
     "consumer": {},
     "indexer": {"index.hot_rows": 256},  # many sealed segments and merges, in minutes
 }
-RECOVER_S = 120
+RECOVER_S = 120  # longest that the regions may take after a fault
 
 
 def say(text: str) -> None:
@@ -57,7 +57,8 @@ class Plan:
     far: tuple = (40, 120)               # one-way delay, ms
     only: tuple = ()                     # kinds of faults; empty: all
     unsafe: str = ""                     # protections that are switched off (ANTIPODE_UNSAFE)
-    settle_s: float = 120
+    recover_s: float = RECOVER_S
+    settle_s: float = 120               # longest that the judge waits for equal rows
     folder: Path = field(default=None)
 
     def command(self) -> str:
@@ -149,7 +150,7 @@ class Campaign:
         proof = fault.strike(self.ground)
         mended = time.monotonic()
         try:
-            recovered = round(self.recover(RECOVER_S), 2)
+            recovered = round(self.recover(self.plan.recover_s), 2)
         except Late as e:
             recovered, proof = None, {**proof, "not_recovered": str(e)}
         struck = self.ground.struck or {"points_in_flight": 0, "at": mended}
@@ -170,7 +171,7 @@ class Campaign:
         for client in self.crew:
             client.start()
         wait_until(lambda: self.ground.check() or self.ground.acked() >= 500, 60, "the clients write")
-        self.recover(RECOVER_S)
+        self.recover(self.plan.recover_s)
         end = time.monotonic() + 60 * self.plan.minutes
         for fault in self.rounds():
             if time.monotonic() >= end or (self.plan.faults and len(self.faults) >= self.plan.faults):
@@ -188,7 +189,7 @@ class Campaign:
         for client in self.crew:
             client.finish()
         try:
-            self.recover(RECOVER_S)  # behind everything else
+            self.recover(self.plan.recover_s)  # behind everything else
         except Late as e:
             say(f"not recovered: {e}")
         self.history.close()

@@ -85,6 +85,9 @@ def demo(args) -> int:
 
 
 def bench(args) -> int:
+    if args.rest[:1] == ["campaign"]:
+        os.chdir(paths.ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "bench.campaign", *args.rest[1:]])
     run = paths.ROOT / "bench" / "run.py"
     os.execv(sys.executable, [sys.executable, str(run), *args.rest])
 

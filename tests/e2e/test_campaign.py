@@ -1,0 +1,73 @@
+"""The fault campaign: two minutes of it, and with -m long ten minutes in three regions, and with each protection switched off.
+
+AP_SEED=n repeats a run's dice; the clients' timing is never the same twice.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from bench.campaign import faults, history, report, token  # noqa: E402
+from bench.campaign.run import Campaign, Plan  # noqa: E402
+from harness import paths  # noqa: E402
+
+
+def campaign(name: str, **plan) -> tuple[dict, Path]:
+    seed = int(os.environ.get("AP_SEED", time.time_ns() % 1_000_000_000))
+    folder = paths.STATE / "tests" / f"campaign-{name}"
+    made = Campaign(Plan(seed, folder=folder, **plan)).run()
+    print(f"AP_SEED={seed}\n{report.markdown(made)}")
+    return made, folder
+
+
+def passed(made: dict, folder: Path) -> None:
+    assert made["recovered_from_all"], f"{folder}: {[f for f in made['kinds'].items() if f[1].get('not_recovered')]}"
+    assert made["ok"], f"{folder}/report.md: {json.dumps(made['verdict']['examples'], indent=1)}"
+    shutil.rmtree(folder)
+
+
+@pytest.mark.timeout(420)
+def test_two_minutes_of_faults(request):
+    made, folder = campaign("short", minutes=1.4, regions=("eu", "us"))
+    assert made["faults"] >= 8
+    counts = made["verdict"]["counts"]
+    assert counts["points acknowledged"] > 3000 and counts["session reads that had to show something"] > 300 and counts["reads after a visible write"] > 50
+    # What the judge reads out of the daemons' tokens is what they are: regions, and times that are now.
+    given = [op for op in history.read(folder / "history.jsonl") if op["t"] == "op" and op.get("token")]
+    assert all(token.parse(op["token"]).region == op["region"] and token.parse(op["token"]).entries for op in given)
+    passed(made, folder)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_ten_minutes_in_three_regions():
+    passed(*campaign("long", minutes=10))
+
+
+# protection -> (what is then found at least, by which faults)
+PLANTED = {
+    "no_version_check": ({"lost", "resurrected", "unequal"}, ("partition all ways", "narrow link")),
+    "no_tombstones": ({"resurrected"}, ("partition all ways", "stalled link")),
+    "no_positions": ({"session"}, ("records out of order",)),
+    "no_offset_in_transaction": ({"lost", "unequal", "hole"}, ("consumer dies between commits",)),
+    "no_token_wait": ({"session"}, ("narrow link",)),
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("protection", PLANTED)
+def test_a_protection_that_is_switched_off_is_noticed(protection):
+    found, kinds = PLANTED[protection]
+    assert set(kinds) <= {f.name for f in faults.FAULTS}
+    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=15, settle_s=10)
+    assert not made["verdict"]["ok"]
+    assert found & set(made["verdict"]["violations"]), f"{folder}: {made['verdict']['violations']}"
+    shutil.rmtree(folder)
