@@ -98,6 +98,14 @@ int ap_snapshot_digests(const struct ap_snapshot *s, uint64_t collection, struct
 /* Kafka offsets as ap_writer_put_offset left them, until fn returns non-zero (then that is returned). */
 int ap_snapshot_offsets(const struct ap_snapshot *s, int (*fn)(void *arg, const char *cluster, const uint8_t topic_id[16], const char *name, int32_t partition, int64_t next), void *arg, struct ap_err *err);
 
+/* --- verification and repair (store_audit.c) --- */
+/* Tombstones with an hlc up to this one may have been collected: below it a row's absence says nothing. 0: none ever was. */
+uint64_t ap_snapshot_horizon(const struct ap_snapshot *s);
+/* In the batch that collects tombstones: no later reader takes their absence for a loss. Never lowers it. */
+int ap_writer_raise_horizon(struct ap_writer *w, uint64_t hlc, struct ap_err *err);
+/* Any process: the writer counts the digests anew with its next batch, and removes the file `recount` that asks for it. */
+int ap_store_ask_recount(struct ap_store *store, struct ap_err *err);
+
 /* --- waking the indexer --- */
 /* Indexer: a datagram socket fd to poll; drained by ap_store_wake_drain. */
 int ap_store_wake_listen(struct ap_store *store, int *fd, struct ap_err *err);

@@ -5,9 +5,11 @@
  * store_writer.c   batches
  * store_clean.c    the cleaner
  * store_digest.c   the digests in memory
+ * store_audit.c    what verification asks beyond rows
  *
  * Formats, integers little-endian unless said otherwise:
  *   meta "identity"  u32 format, i32 worker, i32 workers, u32 0, u64 id, 16 bytes region
+ *   meta "horizon"   u64 greatest hlc of a collected tombstone
  *   meta "state"     u64 next slot, u64 first slot, u64 current rows, u64 control version
  *   log              key: slot, native u64; value: row (row.h)
  *   raw              key: slot; value: float32
@@ -107,6 +109,8 @@ struct ap_writer {
     int64_t readers_checked_ms;
 };
 
+bool ap_store_recount_asked(const struct ap_store *store); /* store_audit.c */
+void ap_store_recount_done(const struct ap_store *store);
 bool ap_writer_match(void *writer, uint64_t slot, const struct ap_key *key);       /* reads the row */
 bool ap_writer_match_slot(void *slot_wanted, uint64_t slot, const struct ap_key *key); /* for a key whose slot is known */
 int ap_writer_fail(struct ap_writer *w, int rc, const char *what, struct ap_err *err);

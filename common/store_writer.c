@@ -491,6 +491,7 @@ static int recount(struct ap_writer *w, struct ap_err *err)
         return ap_writer_fail(w, rc, "count its digests", err);
     w->recount = false;
     int different = ap_digests_compare(&w->digests, w->store, w->txn, err);
+    w->dirty |= different > 0;
     return different < 0 ? different : 0;
 }
 

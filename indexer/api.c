@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "indexer/api_impl.h"
+#include "indexer/api_verify.h"
 
 #define WRITES(pattern) \
     {"PUT", pattern, ap_serve_write, NULL, "write"}, {"POST", pattern, ap_serve_write, NULL, "write"}, \
@@ -23,6 +24,16 @@ static const struct ap_http_route routes[] = {
     {"POST", "/collections/{c}/points/count", ap_serve_count, NULL, "count"},
     {"POST", "/collections/{c}/points/scroll", ap_serve_scroll, NULL, "scroll"},
     {"GET", "/collections/{c}/points/{id}", ap_serve_point, NULL, "point"},
+
+    {"GET", "/antipode/verify/{c}", ap_serve_verify_state, NULL, "verify"},
+    {"GET", "/antipode/verify/{c}/digests", ap_serve_verify_digests, NULL, "verify"},
+    {"POST", "/antipode/verify/{c}/split", ap_serve_verify_split, NULL, "verify"},
+    {"POST", "/antipode/verify/{c}/rows", ap_serve_verify_rows, NULL, "verify"},
+    {"POST", "/antipode/verify/{c}/look", ap_serve_verify_look, NULL, "verify"},
+    {"POST", "/antipode/verify/{c}/full", ap_serve_verify_full, NULL, "verify"},
+    {"POST", "/antipode/verify/{c}/scrub", ap_serve_verify_scrub, NULL, "scrub"},
+    {"POST", "/antipode/verify/{c}/recount", ap_serve_verify_recount, NULL, "verify"},
+    {"DELETE", "/antipode/verify", ap_serve_verify_close, NULL, "verify"},
 
     /* Qdrant's other ways to read. */
     {"POST", "/collections/{c}/points/recommend", ap_serve_refused, NULL, "refused"},
@@ -89,6 +100,7 @@ int ap_api_start(struct ap_api **out, const struct ap_indexer_config *config, st
     pthread_mutex_init(&api->lock, NULL);
     ap_api_set_state(api, "starting");
     register_metrics(api);
+    api->verify = ap_verify_new(metrics);
     int rc = start(api, err);
     if (rc == 0)
         *out = api;
@@ -120,6 +132,7 @@ void ap_api_stop(struct ap_api **api)
     if (!*api)
         return;
     ap_http_stop(&(*api)->server);
+    ap_verify_free(&(*api)->verify);
     ap_forward_free(&(*api)->forward);
     pthread_mutex_destroy(&(*api)->lock);
     free(*api);

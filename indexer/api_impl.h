@@ -16,6 +16,7 @@ struct ap_api {
     struct ap_forward *forward;
     struct ap_http_server *server;
     struct ap_metrics *metrics;
+    struct ap_verify *verify;
     _Atomic(struct ap_index *) index; /* NULL until attached */
     struct ap_tail *tail;             /* set before index */
     pthread_mutex_t lock;             /* guards state */
