@@ -206,19 +206,6 @@ static int64_t away_ms(struct ap_producer *p)
     return since && now - since > AWAY_MS ? now - since : 0;
 }
 
-bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
-{
-    struct ap_err err = {0};
-    if (ap_producer_may_write(p, &err) != 0) {
-        snprintf(why, len, "%s", err.msg);
-        return false;
-    }
-    int64_t away = away_ms(p);
-    if (away)
-        snprintf(why, len, "Kafka has acknowledged nothing for %.1f s", (double)away / 1000);
-    return away == 0;
-}
-
 /* Two writers of one lineage would contradict what the second one's hello says. */
 static int check_successor(struct ap_producer *p, struct ap_err *err)
 {
@@ -248,7 +235,7 @@ int ap_producer_may_stamp(struct ap_producer *p, struct ap_err *err)
     return rc ? rc : ap_drift_check(&p->drift, err);
 }
 
-int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
+static int check_state(struct ap_producer *p, struct ap_err *err)
 {
     switch (atomic_load(&p->state)) {
     case AP_PRODUCER_STARTING: {
@@ -259,10 +246,30 @@ int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
     }
     case AP_PRODUCER_STOPPING: return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the producer is stopping");
     case AP_PRODUCER_FAILED: return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the producer has failed and restarts");
-    default: break;
+    default: return 0;
     }
-    int rc = ap_producer_may_stamp(p, err);
+}
+
+int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
+{
+    int rc = check_state(p, err);
+    if (rc == 0)
+        rc = ap_producer_may_stamp(p, err);
     return rc ? rc : check_region(p, err);
+}
+
+/* A read-only region's producer is ready: it beats on, and can be asked to write again. */
+bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
+{
+    struct ap_err err = {0};
+    if (check_state(p, &err) != 0 || ap_producer_may_stamp(p, &err) != 0) {
+        snprintf(why, len, "%s", err.msg);
+        return false;
+    }
+    int64_t away = away_ms(p);
+    if (away)
+        snprintf(why, len, "Kafka has acknowledged nothing for %.1f s", (double)away / 1000);
+    return away == 0;
 }
 
 bool ap_producer_has_failed(struct ap_producer *p, struct ap_err *err)

@@ -188,6 +188,8 @@ START_TEST(a_read_only_region_takes_no_writes)
     ck_assert_int_eq(life_try_open(&life, &err), 0);
     ck_assert_int_eq(ap_producer_may_write(&life.p, &err), AP_ECONFLICT);
     ck_assert_ptr_nonnull(strstr(err.msg, "read-only"));
+    char why[500];
+    ck_assert(ap_producer_is_ready(&life.p, why, sizeof why));
     life_close(&life);
 }
 END_TEST
