@@ -32,11 +32,15 @@ PYTHON=${PYTHON:-$([[ -x /usr/bin/python3 ]] && echo /usr/bin/python3 || command
 
 version_at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }
 
-cargo_is_recent() {
-    local version
-    command -v cargo >/dev/null || return
-    version=$(cargo --version 2>/dev/null | cut -d' ' -f2)
-    version_at_least 1.85.0 "${version:-0}"
+# The first cargo that runs and is recent enough. The first in PATH may be neither: rustup's proxy runs nothing for a
+# user who has chosen no toolchain.
+recent_cargo() {
+    local cargo version
+    while read -r cargo; do
+        version=$("$cargo" --version 2>/dev/null | cut -d' ' -f2) || continue
+        if version_at_least 1.85.0 "${version:-0}"; then echo "$cargo"; return; fi
+    done < <(type -ap cargo; echo /usr/bin/cargo)
+    return 1
 }
 
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p'; }
@@ -55,7 +59,7 @@ apt_missing() {
     if ! command -v java >/dev/null || { [[ ! -d $(kafka_dir) ]] && (($(java_major) < 17)); }; then
         echo "$JAVA_PACKAGE"
     fi
-    if [[ ! -d $(faiss_dir) || ! -d $(rdkafka_dir) ]] && ! cargo_is_recent; then echo "$CARGO_PACKAGE"; fi
+    if [[ ! -d $(faiss_dir) || ! -d $(rdkafka_dir) ]] && ! recent_cargo >/dev/null; then echo "$CARGO_PACKAGE"; fi
 }
 
 deps_apt() {
@@ -80,14 +84,15 @@ deps_apt() {
 # nothing of the user's is touched; a proxy or a mirror set in ~/.cargo/config.toml still counts when the
 # cache lies in the home folder, as by default.
 fetch_crate() {
-    local name=$1 sha256=$2 into=$3 crate
+    local name=$1 sha256=$2 into=$3 crate cargo
     export CARGO_HOME=$CACHE/cargo
     crate=$(ls "$CARGO_HOME"/registry/cache/*/"$name.crate" 2>/dev/null | head -n 1 || true)
     if [[ -z $crate ]]; then
         mkdir -p "$CACHE/sources"
         cp "$ROOT/scripts/sources/Cargo.toml" "$CACHE/sources/"
         : >"$CACHE/sources/none.rs"
-        (cd "$CACHE/sources" && cargo fetch)
+        cargo=$(recent_cargo) || { echo "no cargo that works, 1.85 or newer"; return 1; }
+        (cd "$CACHE/sources" && "$cargo" fetch) || return 1
         crate=$(ls "$CARGO_HOME"/registry/cache/*/"$name.crate" | head -n 1)
     fi
     echo "$sha256  $crate" | sha256sum -c - || { rm -f "$crate"; return 1; }
