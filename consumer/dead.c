@@ -26,6 +26,7 @@ struct ap_dead {
     rd_kafka_t *rk;
     struct letter *letters;
     int64_t retry_at_ms;
+    bool knows_topic;
     struct ap_log_limit complaint;
 };
 
@@ -162,11 +163,20 @@ static void post(struct ap_dead *dead, struct letter *letter)
     rd_kafka_error_destroy(error);
 }
 
+/* A client that knows its topic sends at once; else the first letter, and the batch with it, would wait a second. */
+static void learn_topic(struct ap_dead *dead)
+{
+    int32_t partitions;
+    if (!dead->knows_topic && !ap_kafka_partitions(dead->rk, AP_TOPIC_DEAD, RETRY_MS, &partitions, NULL))
+        dead->knows_topic = true;
+}
+
 int ap_dead_send(struct ap_dead *dead, const struct ap_part *part, const rd_kafka_message_t *message, const struct ap_err *why, struct ap_err *err)
 {
     struct letter *letter = letter_new(part, message, why);
     if (!letter)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory");
+    learn_topic(dead);
     letter->next = dead->letters;
     dead->letters = letter;
     post(dead, letter);

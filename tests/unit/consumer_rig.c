@@ -13,9 +13,22 @@ enum { PATIENCE_MS = 15000, COLLECTION = 7 };
 
 /* ---- the cluster -------------------------------------------------------------------------------------------------- */
 
+/* A producer that asks for a topic makes it, with 4 partitions; the mock's own call for that sleeps up to a second. */
 void rig_topic(struct rig *r, const char *name)
 {
-    ck_assert_int_eq(rd_kafka_mock_topic_create(r->mock, name, RIG_PARTITIONS, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
+    struct ap_err err;
+    int32_t count = 0;
+    for (int64_t end = ap_mono_ms() + PATIENCE_MS; ap_kafka_partitions(r->producer, name, PATIENCE_MS, &count, &err);)
+        ck_assert_msg(ap_mono_ms() < end, "%s", err.msg);
+    ck_assert_int_eq(count, RIG_PARTITIONS);
+}
+
+/* The mock says that broker 0 is the controller, without having one: and DescribeTopics asks the controller. */
+static void *add_controller(void *arg)
+{
+    struct rig *r = arg;
+    rd_kafka_mock_broker_add(r->mock, 0);
+    return NULL;
 }
 
 static rd_kafka_t *client(struct rig *r, rd_kafka_type_t type)
@@ -42,12 +55,11 @@ void rig_open(struct rig *r)
     ck_assert_ptr_nonnull(r->host);
     r->mock = rd_kafka_mock_cluster_new(r->host, 1);
     ck_assert_ptr_nonnull(r->mock);
-    /* The mock says that broker 0 is the controller, without having one: and DescribeTopics asks the controller. */
-    ck_assert_int_eq(rd_kafka_mock_broker_add(r->mock, 0), 0);
+    ck_assert_int_eq(pthread_create(&r->adding, NULL, add_controller, r), 0); /* up to a second: meanwhile, the rest */
+    r->producer = client(r, RD_KAFKA_PRODUCER);
     static const char *const names[] = {"vec-mutations", "eu.vec-mutations", "vec-control", "eu.vec-control", "raw-vectors", "dlq-mutations"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         rig_topic(r, names[i]);
-    r->producer = client(r, RD_KAFKA_PRODUCER);
     struct ap_err err;
     ck_assert_int_eq(ap_schemas_new(&r->schemas, &err), 0);
 }
@@ -56,6 +68,8 @@ void rig_close(struct rig *r)
 {
     if (r->consumer)
         rig_stop(r);
+    if (r->adding)
+        pthread_join(r->adding, NULL);
     rd_kafka_destroy(r->producer);
     rd_kafka_mock_cluster_destroy(r->mock);
     rd_kafka_destroy(r->host);
@@ -74,6 +88,9 @@ static void *run(void *arg)
 
 void rig_start(struct rig *r, const char *options)
 {
+    if (r->adding)
+        pthread_join(r->adding, NULL);
+    r->adding = 0;
     char text[2048];
     bool regions = options && strstr(options, "regions = ");
     int n = snprintf(text, sizeof text,
@@ -312,29 +329,6 @@ uint64_t rig_checksum(struct rig *r) { return look(r, 0).checksum; }
 
 /* ---- reading topics ----------------------------------------------------------------------------------------------------- */
 
-rd_kafka_message_t *rig_read(struct rig *r, const char *topic, size_t n)
-{
-    rd_kafka_t *rk = client(r, RD_KAFKA_CONSUMER);
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(RIG_PARTITIONS);
-    for (int p = 0; p < RIG_PARTITIONS; p++)
-        rd_kafka_topic_partition_list_add(list, topic, p)->offset = RD_KAFKA_OFFSET_BEGINNING;
-    rd_kafka_poll_set_consumer(rk);
-    ck_assert_int_eq(rd_kafka_assign(rk, list), 0);
-    rd_kafka_topic_partition_list_destroy(list);
-    int64_t deadline = ap_mono_ms() + PATIENCE_MS;
-    rd_kafka_message_t *m = NULL;
-    for (size_t seen = 0; ap_mono_ms() < deadline;) {
-        m = rd_kafka_consumer_poll(rk, 100);
-        if (m && !m->err && seen++ == n)
-            break;
-        if (m)
-            rd_kafka_message_destroy(m);
-        m = NULL;
-    }
-    ck_assert_msg(m != NULL, "%s has no message %zu", topic, n);
-    return m; /* the client lives as long as the test's process: the message belongs to it */
-}
-
 const char *rig_header(const rd_kafka_message_t *m, const char *name)
 {
     rd_kafka_headers_t *headers;
@@ -343,4 +337,30 @@ const char *rig_header(const rd_kafka_message_t *m, const char *name)
     if (rd_kafka_message_headers(m, &headers) || rd_kafka_header_get_last(headers, name, &value, &size))
         return NULL;
     return value; /* librdkafka ends values with a NUL */
+}
+
+static bool has_header(const rd_kafka_message_t *m, const char *header, const char *value)
+{
+    const char *has = m && !m->err ? rig_header(m, header) : NULL;
+    return has && !strcmp(has, value);
+}
+
+rd_kafka_message_t *rig_letter(struct rig *r, const char *header, const char *value)
+{
+    rd_kafka_t *rk = client(r, RD_KAFKA_CONSUMER);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(RIG_PARTITIONS);
+    for (int p = 0; p < RIG_PARTITIONS; p++)
+        rd_kafka_topic_partition_list_add(list, "dlq-mutations", p)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    rd_kafka_poll_set_consumer(rk);
+    ck_assert_int_eq(rd_kafka_assign(rk, list), 0);
+    rd_kafka_topic_partition_list_destroy(list);
+    int64_t deadline = ap_mono_ms() + PATIENCE_MS;
+    rd_kafka_message_t *m = NULL;
+    while (ap_mono_ms() < deadline && !has_header(m = rd_kafka_consumer_poll(rk, 100), header, value)) {
+        if (m)
+            rd_kafka_message_destroy(m);
+        m = NULL;
+    }
+    ck_assert_msg(m != NULL, "no dead letter has %s = %s", header, value);
+    return m; /* the client lives as long as the test's process: the message belongs to it */
 }

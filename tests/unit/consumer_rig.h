@@ -6,6 +6,7 @@
 #include <librdkafka/rdkafka_mock.h>
 #include <pthread.h>
 #include "common/control.h"
+#include "common/kafka.h"
 #include "common/schema.h"
 #include "common/store.h"
 #include "consumer/consumer.h"
@@ -17,6 +18,7 @@ struct rig {
     rd_kafka_t *host, *producer;
     rd_kafka_mock_cluster_t *mock;
     struct ap_schemas *schemas;
+    pthread_t adding; /* 0 when joined */
 
     struct ap_consumer_settings settings;
     struct ap_config_extra extra;
@@ -61,8 +63,8 @@ size_t rig_live_rows(struct rig *r);
 float rig_raw_of(struct rig *r, uint64_t point);
 /* A sum over all rows' checksums: equal stores have equal sums. */
 uint64_t rig_checksum(struct rig *r);
-/* Reads message number n (from 0, partition 0 to 3 in turn) of a topic; the caller destroys it. Fails after 15 s. */
-rd_kafka_message_t *rig_read(struct rig *r, const char *topic, size_t n);
+/* The first message of dlq-mutations whose header has this value; the caller destroys it. Fails after 15 s. */
+rd_kafka_message_t *rig_letter(struct rig *r, const char *header, const char *value);
 const char *rig_header(const rd_kafka_message_t *m, const char *name); /* NULL when absent */
 
 #endif

@@ -136,11 +136,7 @@ START_TEST(poison_goes_to_the_dead_letters_with_its_reason_and_the_stream_goes_o
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_dead_letters_total", EU), 2);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", EU), 0); /* number 3 is noted as applied */
 
-    rd_kafka_message_t *letter = rig_read(&rig, "dlq-mutations", 0);
-    if (!strcmp(rig_header(letter, "offset"), "3")) { /* of two partitions, perhaps */
-        rd_kafka_message_destroy(letter);
-        letter = rig_read(&rig, "dlq-mutations", 1);
-    }
+    rd_kafka_message_t *letter = rig_letter(&rig, "offset", "1");
     ck_assert_uint_eq(letter->len, sizeof broken - 1);
     ck_assert_mem_eq(letter->payload, broken, letter->len);
     ck_assert_mem_eq(letter->key, key.b, sizeof key.b);
@@ -245,9 +241,7 @@ START_TEST(control_records_that_lie_about_their_region_are_dead_letters)
     rig_register(&rig, "eu.vec-control", "us", 12345, 0);
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_control_refused_total", EU, 1);
-    rd_kafka_message_t *letter = rig_read(&rig, "dlq-mutations", 0);
-    ck_assert_str_eq(rig_header(letter, "topic"), "vec-control");
-    rd_kafka_message_destroy(letter);
+    rd_kafka_message_destroy(rig_letter(&rig, "topic", "vec-control"));
     rig_stop(&rig);
 }
 END_TEST
