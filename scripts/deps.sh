@@ -92,7 +92,8 @@ fetch_crate() {
         cp "$ROOT/scripts/sources/Cargo.toml" "$CACHE/sources/"
         : >"$CACHE/sources/none.rs"
         cargo=$(recent_cargo) || { echo "no cargo that works, 1.85 or newer"; return 1; }
-        (cd "$CACHE/sources" && "$cargo" fetch) || return 1
+        # Its own folder first in PATH: it asks the rustc beside it.
+        (cd "$CACHE/sources" && PATH=$(dirname "$cargo"):$PATH "$cargo" fetch) || return 1
         crate=$(ls "$CARGO_HOME"/registry/cache/*/"$name.crate" | head -n 1)
     fi
     echo "$sha256  $crate" | sha256sum -c - || { rm -f "$crate"; return 1; }
