@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <faiss/c_api/Clustering_c.h>
+#include <faiss/c_api/IndexFlat_c.h>
 #include <faiss/c_api/error_c.h>
 #include <faiss/c_api/index_factory_c.h>
 #include <faiss/c_api/index_io_c.h>
@@ -605,9 +607,51 @@ int ap_ann_search(const struct ap_ann *a, const float *query, size_t k, uint32_t
     use_threads(1);
     if (k == 0)
         return 0;
+    if (!a)
+        return ap_err_set(err, AP_EINVAL, AP_RETRY, "searching a segment: it has no structure of FAISS");
     if (ap_faiss_search(a->index, query, k, effort, live, score, ordinal, why, sizeof why) != 0)
         return ap_err_set(err, AP_EIO, AP_RETRY, "searching a segment: %s", why);
     return 0;
+}
+
+int ap_ann_centroids(uint32_t dim, enum ap_distance distance, const float *vectors, size_t n, uint32_t k, int iterations, int threads,
+                     float *centroids, struct ap_err *err)
+{
+    FaissClusteringParameters params;
+    FaissClustering *clustering = NULL;
+    FaissIndexFlat *index = NULL;
+    faiss_ClusteringParameters_init(&params);
+    params.niter = iterations;
+    params.spherical = distance != AP_EUCLID;
+    params.min_points_per_centroid = 1; /* says nothing about small samples */
+    params.max_points_per_centroid = 1 << 20;
+    use_threads(threads > 0 ? threads : 1);
+    int rc = faiss_Clustering_new_with_params(&clustering, (int)dim, (int)k, &params);
+    if (rc == 0)
+        rc = faiss_IndexFlat_new_with(&index, dim, distance == AP_EUCLID ? METRIC_L2 : METRIC_INNER_PRODUCT);
+    if (rc == 0)
+        rc = faiss_Clustering_train(clustering, (idx_t)n, vectors, (FaissIndex *)index);
+    if (rc == 0) {
+        float *found;
+        size_t size;
+        faiss_Clustering_centroids(clustering, &found, &size);
+        assert(size == (size_t)dim * k);
+        memcpy(centroids, found, size * sizeof *centroids);
+    } else {
+        rc = faiss_failed(err, AP_EINVAL, "k-means");
+    }
+    use_threads(1);
+    faiss_Clustering_free(clustering);
+    faiss_IndexFlat_free(index);
+    return rc;
+}
+
+int ap_ann_nearest(const struct ap_ann *a, const float *vectors, size_t n, int threads, int64_t *ordinals, float *scores, struct ap_err *err)
+{
+    use_threads(threads > 0 ? threads : 1);
+    int rc = n > 0 ? faiss_Index_search(a->index, (idx_t)n, vectors, 1, scores, ordinals) : 0;
+    use_threads(1);
+    return rc == 0 ? 0 : faiss_failed(err, AP_EIO, "assigning vectors");
 }
 
 int ap_ann_save(const struct ap_ann *a, int fd, struct ap_err *err)

@@ -157,15 +157,16 @@ static bool sources_stand(const struct job *job)
 static void copy_live(const struct job *job, struct ap_segment *built)
 {
     uint32_t at[SOURCES_MAX] = {0};
-    for (uint32_t i = 0; i < built->cap; i++) {
-        uint64_t slot = ap_segment_slot(built, i);
+    for (uint32_t rank = 0; rank < built->cap; rank++) {
+        uint32_t ordinal = ap_segment_nth(built, rank);
+        uint64_t slot = ap_segment_slot(built, ordinal);
         for (size_t j = 0; j < job->count; j++) {
             const struct ap_segment *s = job->sources[j];
             uint32_t n = atomic_load(&s->count);
-            while (at[j] < n && ap_segment_slot(s, at[j]) < slot)
+            while (at[j] < n && ap_segment_slot(s, ap_segment_nth(s, at[j])) < slot)
                 at[j]++;
-            if (at[j] < n && ap_segment_slot(s, at[j]) == slot && ap_segment_live(s, at[j])) {
-                ap_segment_mark(built, i, true);
+            if (at[j] < n && ap_segment_slot(s, ap_segment_nth(s, at[j])) == slot && ap_segment_live(s, ap_segment_nth(s, at[j]))) {
+                ap_segment_mark(built, ordinal, true);
                 break;
             }
         }
@@ -207,16 +208,6 @@ static void do_job(struct ap_index *index, struct job *job)
     struct ap_err err = {0};
     int64_t start = ap_mono_ns();
     int rc = c && c->definition ? ap_merge(index, state, c->definition, job->sources, job->count, &built, &err) : AP_ENOTREADY;
-    if (rc == 0 && built) {
-        int written = ap_segfile_write(index, built, &err);
-        if (written < 0 && built->ann) {
-            /* It serves from memory, and is built again from the store at the next start. */
-            ap_error("segment of collection %s cannot be kept on disk, only in memory: %s", c->definition->c.params.name, err.msg);
-        } else if (written < 0) {
-            rc = written;
-            ap_segment_unref(&built);
-        }
-    }
     if (rc == 0) {
         uint32_t rows = built ? built->cap : 0;
         swap(index, job, built);

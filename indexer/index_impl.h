@@ -183,12 +183,20 @@ void ap_builder_wait_room(struct ap_index *index);
 void ap_builder_forget(struct ap_index *index, struct ap_segment **segments, size_t count);
 
 /* --- merge.c --- builder thread */
-/* One sealed segment of all live rows of sources. *out NULL when none is left. AP_ENOTREADY when closing. */
+/* One sealed segment of all live rows of sources, on disk where that works. *out NULL when none is left. AP_ENOTREADY when
+ * closing. */
 int ap_merge(struct ap_index *index, const struct ap_state *state, const struct ap_definition *definition,
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err);
 
 /* --- segfile.c --- */
-/* Write s as a file under its file_id and load its structure anew (so that it has no slack); sets path. */
+/* A file for lists, mapped to be filled at image; memory alone when there is no disk (logged). */
+struct ap_segfile { int fd; void *map; size_t map_bytes; uint8_t *image; };
+int ap_segfile_begin(struct ap_index *index, uint64_t id, size_t image_bytes, struct ap_segfile *f, struct ap_err *err);
+void ap_segfile_abandon(struct ap_index *index, uint64_t id, struct ap_segfile *f);
+/* The mapping is s's by now; sets s->path. On error s serves from memory. */
+int ap_segfile_commit(struct ap_index *index, struct ap_segfile *f, struct ap_segment *s, struct ap_err *err);
+/* Write a FAISS segment under its file_id and load its structure anew (so that it has no slack); sets path. On error its
+ * structure may be gone. */
 int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err *err);
 /* All usable files; others are removed with a word in the log. Called once, before the tail starts. */
 int ap_segfile_load_all(struct ap_index *index, struct ap_segment ***out, size_t *count, struct ap_err *err);

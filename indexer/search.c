@@ -190,10 +190,16 @@ static int by_slot(const void *a, const void *b)
 
 static int collect(struct search *s, size_t k, struct ap_top *top, struct ap_err *err)
 {
-    struct ap_segment_query sq = {.vector = s->scratch->query, .effort = s->q->effort, .scores = s->scratch->scores, .ordinals = s->scratch->ordinals};
+    struct ap_segment_query sq = {.vector = s->scratch->query, .effort = s->q->effort};
     ap_q8_query_init(&sq.q8, s->scratch->query, s->params->dim, s->scratch->q8);
     int rc = 0;
     for (int i = 0; i < TRIES && rc == 0; i++) {
+        size_t room = k;
+        for (size_t j = 0; j < s->c->count; j++)
+            room = ap_segment_room(s->c->segments[j]) > room ? ap_segment_room(s->c->segments[j]) : room;
+        scratch_get(s->params->dim, room, s->hit_room);
+        sq.scores = s->scratch->scores;
+        sq.ordinals = s->scratch->ordinals;
         *top = (struct ap_top){s->scratch->heap, 0, k};
         for (size_t j = 0; j < s->c->count && rc == 0; j++)
             rc = ap_segment_search(s->c->segments[j], &sq, top, err);

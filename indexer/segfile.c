@@ -1,4 +1,5 @@
-/* Segments as files: `<file id>.seg` under the index path. Written beside, synced, renamed.
+/* Segments as files: `<file id>.seg` under the index path. Written beside, synced, renamed; lists are written and used
+ * through a mapping, so that their memory is the page cache's.
  *
  *    0  8   "APSEG" 0 0 1        8 u32 dim      12 u32 distance
  *   16  u64 store id            24 u64 collection
@@ -6,8 +7,9 @@
  *   48  u32 rows                52 u32 replaced files (64 at most)
  *   56  u64 bytes of the body   64 u64 XXH3-64 of the body
  *   72  64 u64: file ids that this one stands for
- *  584  u64 XXH3-64 of the 584 bytes before
- *  592  body: rows u32 (slot minus base, rising), then FAISS's bytes
+ *  584  u32 lists: 0 for FAISS  588 u32 0
+ *  592  u64 XXH3-64 of the 592 bytes before
+ * 4096  body: an image (ivf8.h), or rows u32 (slot minus base, rising) and FAISS's bytes
  * Integers are little-endian. A crash between the rename and the removal of the merged files leaves both; the replaced ones
  * are removed when the newer one loads. Live bits are not kept: the first pass over the log sets them. */
 #include <dirent.h>
@@ -17,15 +19,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include "common/log.h"
 #include "indexer/index_impl.h"
 
-#define HEADER 592
-#define HEADER_HASHED 584
+#define HEADER 4096
+#define HEADER_HASHED 592
+#define LISTS 584
 #define REPLACES 72
+#define LISTS_MAX 65536
 static const uint8_t magic[8] = {'A', 'P', 'S', 'E', 'G', 0, 0, 1};
 
 static int failed(const struct ap_index *index, const char *what, struct ap_err *err)
@@ -94,6 +99,7 @@ static void header_of(const struct ap_index *index, const struct ap_segment *s, 
     ap_put_le64(h + 64, hash);
     for (uint32_t i = 0; i < s->replaces_count; i++)
         ap_put_le64(h + REPLACES + i * 8, s->replaces[i]);
+    ap_put_le32(h + LISTS, s->kind == AP_SEGMENT_IVF8 ? s->lists.lists : 0);
     ap_put_le64(h + HEADER_HASHED, XXH3_64bits(h, HEADER_HASHED));
 }
 
@@ -111,38 +117,106 @@ static int write_body(const struct ap_segment *s, int fd, struct ap_err *err)
     return ap_ann_save(s->ann, fd, err);
 }
 
-int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err *err)
+static int name_file(struct ap_index *index, struct ap_segment *s, struct ap_err *err)
 {
     char name[32], temporary[40];
-    uint8_t h[HEADER] = {0};
-    uint64_t hash = 0;
     snprintf(name, sizeof name, "%016" PRIx64 ".seg", s->file_id);
     snprintf(temporary, sizeof temporary, "%s.new", name);
-    int fd = openat(index->dir_fd, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    if (renameat(index->dir_fd, temporary, index->dir_fd, name) != 0 || fsync(index->dir_fd) != 0)
+        return failed(index, "name a segment's file", err);
+    s->path = strdup(name);
+    return s->path ? 0 : ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory");
+}
+
+static int open_new(struct ap_index *index, uint64_t id, char temporary[40])
+{
+    snprintf(temporary, 40, "%016" PRIx64 ".seg.new", id);
+    return openat(index->dir_fd, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+}
+
+int ap_segfile_begin(struct ap_index *index, uint64_t id, size_t image_bytes, struct ap_segfile *f, struct ap_err *err)
+{
+    char temporary[40];
+    *f = (struct ap_segfile){.fd = open_new(index, id, temporary), .map = MAP_FAILED, .map_bytes = HEADER + image_bytes};
+    struct ap_err why = {0};
+    if (f->fd < 0)
+        failed(index, "make a segment's file", &why);
+    /* All its blocks now: a full disk must not strike as SIGBUS. */
+    else if ((errno = posix_fallocate(f->fd, 0, (off_t)f->map_bytes)) != 0)
+        failed(index, "make a segment's file", &why);
+    else if ((f->map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0)) == MAP_FAILED)
+        failed(index, "map a segment's file", &why);
+    if (f->map == MAP_FAILED) {
+        ap_error("a segment is kept in memory only, and built again at the next start: %s", why.msg);
+        if (f->fd >= 0) {
+            close(f->fd);
+            unlinkat(index->dir_fd, temporary, 0);
+        }
+        f->fd = -1;
+        f->map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    }
+    if (f->map == MAP_FAILED)
+        return ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a segment of %zu bytes", image_bytes);
+    f->image = (uint8_t *)f->map + HEADER;
+    return 0;
+}
+
+void ap_segfile_abandon(struct ap_index *index, uint64_t id, struct ap_segfile *f)
+{
+    char temporary[40];
+    if (f->map && f->map != MAP_FAILED)
+        munmap(f->map, f->map_bytes);
+    if (f->fd >= 0) {
+        close(f->fd);
+        snprintf(temporary, sizeof temporary, "%016" PRIx64 ".seg.new", id);
+        unlinkat(index->dir_fd, temporary, 0);
+    }
+    *f = (struct ap_segfile){.fd = -1};
+}
+
+int ap_segfile_commit(struct ap_index *index, struct ap_segfile *f, struct ap_segment *s, struct ap_err *err)
+{
+    size_t body = f->map_bytes - HEADER;
+    int rc = 0;
+    if (f->fd >= 0) {
+        header_of(index, s, body, XXH3_64bits(f->image, body), f->map);
+        if (msync(f->map, f->map_bytes, MS_SYNC) != 0 || fsync(f->fd) != 0)
+            rc = failed(index, "write a segment", err);
+        if (rc == 0)
+            rc = name_file(index, s, err);
+        close(f->fd);
+        f->fd = -1;
+    }
+    mprotect(f->map, f->map_bytes, PROT_READ);
+    return rc;
+}
+
+int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err *err)
+{
+    char temporary[40];
+    uint8_t h[HEADER] = {0};
+    uint64_t hash = 0;
+    int fd = open_new(index, s->file_id, temporary);
     if (fd < 0)
         return failed(index, "make a segment's file", err);
     int rc = write_all(fd, h, HEADER) != 0 ? failed(index, "write a segment", err) : write_body(s, fd, err);
-    off_t end = rc == 0 ? lseek(fd, 0, SEEK_CUR) : 0;
+    off_t end = rc == 0 ? lseek(fd, 0, SEEK_CUR) : HEADER;
     if (rc == 0 && hash_file(fd, HEADER, (uint64_t)(end - HEADER), &hash) != 0)
         rc = failed(index, "read a segment back", err);
     header_of(index, s, (uint64_t)(end - HEADER), hash, h);
     if (rc == 0 && (pwrite(fd, h, HEADER, 0) != HEADER || fsync(fd) != 0))
         rc = failed(index, "write a segment", err);
     /* FAISS's lists grew by doubling; what is read back has no slack. */
-    struct ap_ann *tight = NULL;
     if (rc == 0) {
         lseek(fd, HEADER + (off_t)s->cap * 4, SEEK_SET);
         ap_ann_free(&s->ann);
-        rc = ap_ann_load(fd, &tight, err);
-        s->ann = tight;
+        rc = ap_ann_load(fd, &s->ann, err);
     }
     close(fd);
-    if (rc == 0 && (renameat(index->dir_fd, temporary, index->dir_fd, name) != 0 || fsync(index->dir_fd) != 0))
-        rc = failed(index, "name a segment's file", err);
+    if (rc == 0)
+        rc = name_file(index, s, err);
     if (rc != 0)
         unlinkat(index->dir_fd, temporary, 0);
-    else
-        s->path = strdup(name);
     return rc;
 }
 
@@ -170,9 +244,16 @@ static int read_header(const uint8_t h[HEADER], off_t size, struct ap_segment *s
     s->base = ap_le64(h + 40);
     s->cap = ap_le32(h + 48);
     s->replaces_count = ap_le32(h + 52);
+    s->lists.lists = ap_le32(h + LISTS);
+    s->kind = s->lists.lists ? AP_SEGMENT_IVF8 : AP_SEGMENT_FAISS;
     *body = ap_le64(h + 56);
     *hash = ap_le64(h + 64);
-    if (s->replaces_count > 64 || s->distance > AP_DOT || *body != (uint64_t)size - HEADER || *body < (uint64_t)s->cap * 4)
+    bool sound = s->replaces_count <= 64 && s->distance <= AP_DOT && *body == (uint64_t)size - HEADER && s->dim > 0 && s->dim <= 65536 && s->cap > 0;
+    if (sound && s->kind == AP_SEGMENT_IVF8)
+        sound = s->lists.lists <= LISTS_MAX && *body == ap_ivf8_bytes(s->dim, s->lists.lists, s->cap);
+    else if (sound)
+        sound = *body >= (uint64_t)s->cap * 4;
+    if (!sound)
         return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header contradicts itself or its length");
     for (uint32_t i = 0; i < s->replaces_count; i++)
         s->replaces[i] = ap_le64(h + REPLACES + i * 8);
@@ -202,15 +283,67 @@ static int read_offsets(int fd, uint32_t count, uint32_t **out, struct ap_err *e
     return 0;
 }
 
+static int beyond(struct ap_err *err)
+{
+    return ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it knows slots that the store does not have");
+}
+
+/* Lists: mapped; the checksum is that of what will be read. */
+static int load_lists(int fd, const struct ap_segment *head, uint64_t body, uint64_t wanted, uint64_t next_slot, struct ap_segment **out, struct ap_err *err)
+{
+    struct ap_ivf8 lists;
+    size_t bytes = HEADER + body;
+    void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        return ap_err_set(err, AP_EIO, AP_FATAL, "mapping it: %s", strerror(errno));
+    madvise(map, bytes, MADV_WILLNEED);
+    ap_ivf8_map(&lists, (uint8_t *)map + HEADER, head->dim, head->lists.lists, head->cap);
+    int rc = 0;
+    if (XXH3_64bits((uint8_t *)map + HEADER, body) != wanted)
+        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its checksum does not match");
+    else if (!ap_ivf8_sound(&lists))
+        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its lists do not hold together");
+    else if (head->base + lists.offsets[lists.order[lists.count - 1]] >= next_slot)
+        rc = beyond(err);
+    else if (!(*out = ap_segment_lists(head->collection, head->distance, map, bytes, &lists, head->base)))
+        rc = ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a segment");
+    if (rc != 0)
+        munmap(map, bytes);
+    return rc;
+}
+
+static int load_faiss(int fd, const struct ap_segment *head, uint64_t body, uint64_t wanted, uint64_t next_slot, struct ap_segment **out, struct ap_err *err)
+{
+    struct ap_ann *ann = NULL;
+    uint32_t *offsets = NULL;
+    uint64_t hash = 0;
+    int rc = 0;
+    if (hash_file(fd, HEADER, body, &hash) != 0 || hash != wanted)
+        return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its checksum does not match");
+    lseek(fd, HEADER, SEEK_SET);
+    rc = read_offsets(fd, head->cap, &offsets, err);
+    if (rc == 0 && head->base + offsets[head->cap - 1] >= next_slot)
+        rc = beyond(err);
+    if (rc == 0)
+        rc = ap_ann_load(fd, &ann, err);
+    if (rc == 0 && (ap_ann_dim(ann) != head->dim || ap_ann_count(ann) != head->cap))
+        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its structure is not what its header says");
+    if (rc == 0 && !(*out = ap_segment_faiss(head->collection, head->distance, ann, head->base, offsets, head->cap)))
+        rc = ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a segment");
+    if (rc != 0) {
+        ap_ann_free(&ann);
+        free(offsets);
+    }
+    return rc;
+}
+
 /* AP_ECORRUPT: damaged. AP_ENOTFOUND: of another store. */
 static int load(struct ap_index *index, const char *name, uint64_t next_slot, struct ap_segment **out, struct ap_err *err)
 {
     uint8_t h[HEADER];
     struct ap_segment head = {0};
     struct stat st;
-    struct ap_ann *ann = NULL;
-    uint32_t *offsets = NULL;
-    uint64_t body = 0, wanted = 0, hash = 0;
+    uint64_t body = 0, wanted = 0;
     int fd = openat(index->dir_fd, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) != 0 || (st.st_size >= HEADER && pread(fd, h, HEADER, 0) != HEADER)) {
         int rc = failed(index, "read a segment", err);
@@ -221,32 +354,15 @@ static int load(struct ap_index *index, const char *name, uint64_t next_slot, st
     int rc = st.st_size < HEADER ? ap_err_set(err, AP_ECORRUPT, AP_POISON, "it is cut short") : read_header(h, st.st_size, &head, &body, &wanted, err);
     if (rc == 0 && ap_le64(h + 16) != ap_store_id(index->store))
         rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it belongs to another store");
-    if (rc == 0 && (hash_file(fd, HEADER, body, &hash) != 0 || hash != wanted))
-        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its checksum does not match");
-    if (rc == 0) {
-        lseek(fd, HEADER, SEEK_SET);
-        rc = read_offsets(fd, head.cap, &offsets, err);
-    }
-    if (rc == 0 && head.cap > 0 && head.base + offsets[head.cap - 1] >= next_slot)
-        rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it knows slots that the store does not have");
     if (rc == 0)
-        rc = ap_ann_load(fd, &ann, err);
-    if (rc == 0 && (ap_ann_dim(ann) != head.dim || ap_ann_count(ann) != head.cap))
-        rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its structure is not what its header says");
+        rc = (head.kind == AP_SEGMENT_IVF8 ? load_lists : load_faiss)(fd, &head, body, wanted, next_slot, out, err);
     close(fd);
-    struct ap_segment *s = rc == 0 ? ap_segment_sealed(head.collection, head.distance, ann, head.base, offsets, head.cap) : NULL;
-    if (rc == 0 && !s)
-        rc = ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a segment");
-    if (rc != 0) {
-        ap_ann_free(&ann);
-        free(offsets);
+    if (rc != 0)
         return rc;
-    }
-    s->file_id = head.file_id;
-    s->replaces_count = head.replaces_count;
-    memcpy(s->replaces, head.replaces, sizeof s->replaces);
-    s->path = strdup(name);
-    *out = s;
+    (*out)->file_id = head.file_id;
+    (*out)->replaces_count = head.replaces_count;
+    memcpy((*out)->replaces, head.replaces, sizeof head.replaces);
+    (*out)->path = strdup(name);
     return 0;
 }
 

@@ -32,6 +32,7 @@ struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_dis
     s->offsets = (void *)(p + codes + meta);
     s->live = (void *)(p + codes + meta + offsets);
     atomic_init(&s->refs, 1);
+    s->kind = AP_SEGMENT_HOT;
     s->hot = true;
     s->collection = collection;
     s->dim = dim;
@@ -40,7 +41,8 @@ struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_dis
     return s;
 }
 
-struct ap_segment *ap_segment_sealed(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count)
+static struct ap_segment *sealed(enum ap_segment_kind kind, uint64_t collection, uint32_t dim, enum ap_distance distance, uint64_t base,
+                                 uint32_t *offsets, uint32_t count)
 {
     struct ap_segment *s = calloc(1, sizeof *s);
     if (s)
@@ -51,13 +53,33 @@ struct ap_segment *ap_segment_sealed(uint64_t collection, enum ap_distance dista
     }
     atomic_init(&s->refs, 1);
     atomic_init(&s->count, count);
+    s->kind = kind;
     s->collection = collection;
-    s->dim = ap_ann_dim(ann);
+    s->dim = dim;
     s->distance = distance;
     s->cap = count;
-    s->ann = ann;
     s->base = base;
     s->offsets = offsets;
+    return s;
+}
+
+struct ap_segment *ap_segment_faiss(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count)
+{
+    struct ap_segment *s = sealed(AP_SEGMENT_FAISS, collection, ap_ann_dim(ann), distance, base, offsets, count);
+    if (s)
+        s->ann = ann;
+    return s;
+}
+
+struct ap_segment *ap_segment_lists(uint64_t collection, enum ap_distance distance, void *map, size_t map_bytes, const struct ap_ivf8 *lists, uint64_t base)
+{
+    struct ap_segment *s = sealed(AP_SEGMENT_IVF8, collection, lists->dim, distance, base, lists->offsets, lists->count);
+    if (!s)
+        return NULL;
+    s->map = map;
+    s->map_bytes = map_bytes;
+    s->lists = *lists;
+    s->order = lists->order;
     return s;
 }
 
@@ -73,13 +95,13 @@ void ap_segment_unref(struct ap_segment **segment)
     *segment = NULL;
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
-    if (s->hot) {
+    if (s->map)
         munmap(s->map, s->map_bytes);
-    } else {
-        ap_ann_free(&s->ann);
+    if (s->kind == AP_SEGMENT_FAISS)
         free(s->offsets);
+    if (s->kind != AP_SEGMENT_HOT)
         free((void *)s->live);
-    }
+    ap_ann_free(&s->ann);
     free(s->path);
     free(s);
 }
@@ -90,24 +112,25 @@ bool ap_segment_range(const struct ap_segment *s, uint64_t *first, uint64_t *las
     if (n == 0)
         return false;
     *first = s->base;
-    *last = ap_segment_slot(s, n - 1);
+    *last = ap_segment_slot(s, ap_segment_nth(s, n - 1));
     return true;
 }
 
 int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot)
 {
     uint32_t low = 0, high = atomic_load_explicit(&s->count, memory_order_acquire);
-    if (high == 0 || slot < s->base || slot > ap_segment_slot(s, high - 1))
+    if (high == 0 || slot < s->base || slot > ap_segment_slot(s, ap_segment_nth(s, high - 1)))
         return -1;
     uint32_t wanted = (uint32_t)(slot - s->base);
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (s->offsets[middle] < wanted)
+        if (s->offsets[ap_segment_nth(s, middle)] < wanted)
             low = middle + 1;
         else
             high = middle;
     }
-    return s->offsets[low] == wanted ? (int64_t)low : -1;
+    uint32_t ordinal = ap_segment_nth(s, low);
+    return s->offsets[ordinal] == wanted ? (int64_t)ordinal : -1;
 }
 
 bool ap_segment_mark(struct ap_segment *s, uint32_t ordinal, bool live)
@@ -126,13 +149,13 @@ bool ap_segment_mark(struct ap_segment *s, uint32_t ordinal, bool live)
 bool ap_segment_has_room(const struct ap_segment *s, uint64_t slot)
 {
     uint32_t n = atomic_load_explicit(&s->count, memory_order_relaxed);
-    return s->hot && (n == 0 || (n < s->cap && slot > ap_segment_slot(s, n - 1) && slot - s->base <= UINT32_MAX));
+    return s->kind == AP_SEGMENT_HOT && (n == 0 || (n < s->cap && slot > ap_segment_slot(s, n - 1) && slot - s->base <= UINT32_MAX));
 }
 
 void ap_segment_append(struct ap_segment *s, size_t n, const uint64_t *slots, const float *vectors)
 {
     uint32_t at = atomic_load_explicit(&s->count, memory_order_relaxed);
-    assert(s->hot && at + n <= s->cap);
+    assert(s->kind == AP_SEGMENT_HOT && at + n <= s->cap);
     if (at == 0 && n > 0)
         s->base = slots[0];
     for (size_t i = 0; i < n; i++) {
@@ -147,7 +170,9 @@ void ap_segment_append(struct ap_segment *s, size_t n, const uint64_t *slots, co
 size_t ap_segment_bytes(const struct ap_segment *s)
 {
     uint32_t n = atomic_load_explicit(&s->count, memory_order_relaxed);
-    size_t each = sizeof(uint32_t) + (s->hot ? ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) : 0);
+    if (s->kind == AP_SEGMENT_IVF8)
+        return s->map_bytes + n / 8;
+    size_t each = sizeof(uint32_t) + (s->kind == AP_SEGMENT_HOT ? ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) : 0);
     return n * each + n / 8 + (s->ann ? ap_ann_bytes(s->ann) : 0);
 }
 
@@ -180,40 +205,93 @@ void ap_top_offer(struct ap_top *top, float score, uint64_t slot)
     }
 }
 
-static void search_hot(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
+/* Rows from to end of a flat run of 8-bit rows. */
+static void scan(const struct ap_segment *s, const struct ap_segment_query *q, const uint8_t *codes, const struct ap_q8_meta *meta,
+                 uint32_t from, uint32_t end, struct ap_top *top)
 {
     enum { BLOCK = 128 };
     float scores[BLOCK];
     size_t stride = ap_q8_stride(s->dim);
-    uint32_t n = atomic_load_explicit(&s->count, memory_order_acquire);
-    for (uint32_t i = 0; i < n;) {
-        uint32_t run = n - i < BLOCK ? n - i : BLOCK;
-        ap_q8_scores(&q->q8, s->distance, s->codes + i * stride, s->meta + i, s->dim, run, scores);
+    for (uint32_t i = from; i < end; i += BLOCK) {
+        uint32_t run = end - i < BLOCK ? end - i : BLOCK;
+        ap_q8_scores(&q->q8, s->distance, codes + i * stride, meta + i, s->dim, run, scores);
         for (uint32_t j = 0; j < run; j++)
             if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, i + j))
                 ap_top_offer(top, scores[j], ap_segment_slot(s, i + j));
-        i += run;
-        if (i == n) /* what replaced a row that was dead in this pass */
-            n = atomic_load_explicit(&s->count, memory_order_acquire);
     }
 }
 
-int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err)
+static void search_hot(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
 {
-    uint32_t live = atomic_load_explicit(&s->live_count, memory_order_acquire);
-    if (s->hot) {
-        search_hot(s, q, top);
-        return 0;
+    uint32_t from = 0, n;
+    /* Once more for what replaced a row that was dead in this pass. */
+    while ((n = atomic_load_explicit(&s->count, memory_order_acquire)) > from) {
+        scan(s, q, s->codes, s->meta, from, n, top);
+        from = n;
     }
-    if (live == 0)
-        return 0;
+}
+
+static void search_lists(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
+{
+    const struct ap_ivf8 *v = &s->lists;
+    uint32_t probes = q->effort ? q->effort : ap_ivf8_probes_for(v->lists);
+    /* Many candidates need many rows to choose from. */
+    uint64_t least = (uint64_t)top->k * 4 * v->lists / (v->count ? v->count : 1) + 1;
+    probes = probes > least ? probes : least < v->lists ? (uint32_t)least : v->lists;
+    uint32_t *lists = (uint32_t *)q->ordinals;
+    uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
+    for (uint32_t i = 0; i < n; i++)
+        scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], top);
+}
+
+static int search_faiss(const struct ap_segment *s, const struct ap_segment_query *q, uint32_t live, struct ap_top *top, struct ap_err *err)
+{
     size_t k = top->k < live ? top->k : live;
     int rc = ap_ann_search(s->ann, q->vector, k, q->effort, live == s->cap ? NULL : (const uint8_t *)s->live, q->scores, q->ordinals, err);
     bool descending = ap_score_descending(s->distance);
     for (size_t i = 0; rc == 0 && i < k && q->ordinals[i] >= 0; i++) {
         uint32_t ordinal = (uint32_t)q->ordinals[i];
+        /* FAISS's scores are squared distances, ours lie around minus the same. */
         if (ordinal < s->cap && ap_segment_live(s, ordinal))
             ap_top_offer(top, descending ? q->scores[i] : -q->scores[i], ap_segment_slot(s, ordinal));
     }
+    return rc;
+}
+
+size_t ap_segment_room(const struct ap_segment *s)
+{
+    return s->kind == AP_SEGMENT_IVF8 ? s->lists.lists : 0;
+}
+
+int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err)
+{
+    uint32_t live = atomic_load_explicit(&s->live_count, memory_order_acquire);
+    if (s->kind == AP_SEGMENT_HOT)
+        search_hot(s, q, top);
+    else if (live > 0 && s->kind == AP_SEGMENT_IVF8)
+        search_lists(s, q, top);
+    else if (live > 0)
+        return search_faiss(s, q, live, top, err);
+    return 0;
+}
+
+int ap_segment_finds(const struct ap_segment *s, uint32_t ordinal, const float *vector, uint32_t k, uint32_t effort, struct ap_err *err)
+{
+    size_t room = ap_segment_room(s) > k ? ap_segment_room(s) : k;
+    struct ap_top top = {malloc(k * sizeof *top.items), 0, k};
+    int8_t *q8 = malloc(ap_q8_stride(s->dim));
+    struct ap_segment_query q = {.vector = vector, .effort = effort, .scores = malloc(room * sizeof *q.scores), .ordinals = malloc(room * sizeof *q.ordinals)};
+    int rc = top.items && q8 && q.scores && q.ordinals ? 0 : ap_err_set(err, AP_ENOMEM, AP_RETRY, "out of memory for a search");
+    if (rc == 0) {
+        ap_q8_query_init(&q.q8, vector, s->dim, q8);
+        rc = ap_segment_search(s, &q, &top, err);
+    }
+    for (size_t i = 0; rc == 0 && i < top.count; i++)
+        if (top.items[i].slot == ap_segment_slot(s, ordinal))
+            rc = 1;
+    free(top.items);
+    free(q8);
+    free(q.scores);
+    free(q.ordinals);
     return rc;
 }

@@ -1,20 +1,22 @@
 /* A segment: some rows of one collection, found by their vectors.
  *
  * Hot: append-only, rows as 8-bit integers, scanned flat. One thread appends (the tail), any number search meanwhile: a
- * row is complete before the count that covers it is published. Sealed: built once from other segments, a FAISS
- * structure that never changes. Both map ordinals to slots, rising, and keep one live bit a row, which only the tail
- * thread and the swap at a build's end change. Reference-counted; a doomed segment removes its file with the last
- * reference. */
+ * row is complete before the count that covers it is published. Sealed: built once from other segments, never changed:
+ * inverted lists of 8-bit rows (ivf8.h), or the FAISS structure that a factory string names. All map ordinals to slots
+ * and keep one live bit a row, which only the tail thread and the swap at a build's end change. Reference-counted. */
 #ifndef ANTIPODE_INDEXER_SEGMENT_H
 #define ANTIPODE_INDEXER_SEGMENT_H
 #include <stdatomic.h>
 #include <stdbool.h>
 #include "common/ann.h"
-#include "indexer/q8.h"
+#include "indexer/ivf8.h"
+
+enum ap_segment_kind { AP_SEGMENT_HOT, AP_SEGMENT_IVF8, AP_SEGMENT_FAISS };
 
 struct ap_segment {
     atomic_uint refs;
-    bool hot;
+    enum ap_segment_kind kind;
+    bool hot;                  /* kind == AP_SEGMENT_HOT */
     uint64_t collection;
     uint32_t dim;
     enum ap_distance distance;
@@ -25,11 +27,13 @@ struct ap_segment {
     uint64_t base;             /* slot of ordinal 0; set before the first row is published */
     uint32_t *offsets;         /* slot of ordinal i, minus base */
 
+    uint32_t *order;           /* ordinals by rising slot; NULL: they rise themselves */
+    void *map; size_t map_bytes; /* what all arrays of a hot segment or of lists lie in */
+
     uint8_t *codes;            /* hot */
     struct ap_q8_meta *meta;
-    void *map; size_t map_bytes; /* holds all arrays of a hot segment; pages come into being when touched */
-
-    struct ap_ann *ann;        /* sealed */
+    struct ap_ivf8 lists;
+    struct ap_ann *ann;        /* owned, as offsets are then */
     uint64_t file_id;
     uint64_t replaces[64]; uint32_t replaces_count; /* files that this one stands for */
     char *path;                /* owned; NULL: no file */
@@ -37,12 +41,16 @@ struct ap_segment {
 
 /* NULL when there is no memory. */
 struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_distance distance, uint32_t cap);
-/* Takes ann and offsets. live: all clear. */
-struct ap_segment *ap_segment_sealed(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count);
+/* Both with all live bits clear. The first takes ann and offsets; the second takes the mapping, in which the image of
+ * lists begins at image. */
+struct ap_segment *ap_segment_faiss(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count);
+struct ap_segment *ap_segment_lists(uint64_t collection, enum ap_distance distance, void *map, size_t map_bytes, const struct ap_ivf8 *lists, uint64_t base);
 struct ap_segment *ap_segment_ref(struct ap_segment *s);
 void ap_segment_unref(struct ap_segment **s);
 
 static inline uint64_t ap_segment_slot(const struct ap_segment *s, uint32_t ordinal) { return s->base + s->offsets[ordinal]; }
+/* Ordinal of the row with the rank-th smallest slot. */
+static inline uint32_t ap_segment_nth(const struct ap_segment *s, uint32_t rank) { return s->order ? s->order[rank] : rank; }
 static inline bool ap_segment_live(const struct ap_segment *s, uint32_t ordinal)
 {
     return (atomic_load_explicit(&s->live[ordinal / 8], memory_order_acquire) >> (ordinal % 8)) & 1;
@@ -71,8 +79,12 @@ struct ap_segment_query {
     const float *vector;
     struct ap_q8_query q8;
     uint32_t effort;
-    float *scores; int64_t *ordinals; /* room for k of each */
+    float *scores; int64_t *ordinals; /* room of each: k, and at least ap_segment_room of the segment */
 };
+/* Does the segment find this row by its own vector among k? Asks as many lists as effort says. Negative: error. */
+int ap_segment_finds(const struct ap_segment *s, uint32_t ordinal, const float *vector, uint32_t k, uint32_t effort, struct ap_err *err);
+/* Room that searching the segment takes whatever k is. */
+size_t ap_segment_room(const struct ap_segment *s);
 /* Offer the segment's best live rows. */
 int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err);
 

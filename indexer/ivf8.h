@@ -1,0 +1,37 @@
+/* Inverted lists of 8-bit rows (q8.h), as one image that is used where it lies: in a file that is mapped.
+ *
+ * FAISS finds the centroids and assigns the rows; scanning is ours, because 8-bit sums with VNNI take a fifth of the time
+ * of FAISS's SQ8 (numbers: docs/performance.md). Ordinals are positions in the image, list after list, so that scanning
+ * and the live bits run straight through memory. Image, each part from a multiple of 64 bytes on, integers little-endian:
+ *   starts     u32, lists + 1: first ordinal of each list
+ *   centroids  lists rows of 8 bits; their meta
+ *   rows       count rows of 8 bits; their meta
+ *   offsets    u32, count: slot minus base
+ *   order      u32, count: ordinals by rising slot */
+#ifndef ANTIPODE_INDEXER_IVF8_H
+#define ANTIPODE_INDEXER_IVF8_H
+#include "common/ann.h"
+#include "indexer/q8.h"
+
+struct ap_ivf8 {
+    uint32_t dim, lists, count;
+    uint32_t *starts;
+    uint8_t *centroids; struct ap_q8_meta *centroid_meta;
+    uint8_t *rows; struct ap_q8_meta *row_meta;
+    uint32_t *offsets, *order;
+};
+
+/* Bytes of an image, and the parts of one that begins at image. */
+size_t ap_ivf8_bytes(uint32_t dim, uint32_t lists, uint32_t count);
+void ap_ivf8_map(struct ap_ivf8 *v, void *image, uint32_t dim, uint32_t lists, uint32_t count);
+/* Do starts, offsets and order hold together? Bytes that do not must not be searched. */
+bool ap_ivf8_sound(const struct ap_ivf8 *v);
+
+/* The lists to look into, of so many probes, best scores not first; room for v->lists. Returns how many. */
+uint32_t ap_ivf8_probe(const struct ap_ivf8 *v, const struct ap_q8_query *q, enum ap_distance distance, uint32_t probes, float *scores, uint32_t *lists);
+
+/* Lists and probes that serve so many rows (measured with bench/index.c). */
+uint32_t ap_ivf8_lists_for(size_t rows);
+uint32_t ap_ivf8_probes_for(uint32_t lists);
+
+#endif
