@@ -49,6 +49,7 @@ struct ap_catalog {
     struct vec uses;         /* by collection, then region */
     struct vec incarnations; /* by incarnation */
     struct vec regions;      /* by name */
+    struct vec learned;      /* uint64_t, fingerprints of schemas */
     uint64_t newest_hlc;
 };
 
@@ -138,6 +139,11 @@ static int cmp_use(const void *wanted, const void *item)
 static int cmp_incarnation(const void *wanted, const void *item)
 {
     return by_number(*(const uint64_t *)wanted, ((const struct incarnation *)item)->public.incarnation);
+}
+
+static int cmp_number(const void *wanted, const void *item)
+{
+    return by_number(*(const uint64_t *)wanted, *(const uint64_t *)item);
 }
 
 static int cmp_region(const void *wanted, const void *item)
@@ -347,8 +353,16 @@ static int apply_schema(struct ap_catalog *catalog, const struct ap_control_sche
     size_t len = strlen(s->json);
     if (ap_schema_fingerprint_of_json(s->json, len, err) != s->fingerprint)
         return ap_err_set(err, AP_EINVAL, AP_POISON, "control record: the schema is not that of fingerprint %016" PRIx64, s->fingerprint);
+    size_t at;
+    if (search(&catalog->learned, cmp_number, &s->fingerprint, &at))
+        return 0;
     int rc = ap_schemas_learn(catalog->schemas, s->json, len, NULL, err);
-    return rc == AP_EUNSUPPORTED ? 0 : rc < 0 ? rc : 1; /* of a record newer than this program: nothing of it comes here */
+    if (rc)
+        return rc == AP_EUNSUPPORTED ? 0 : rc; /* of a record newer than this program: nothing of it comes here */
+    uint64_t *made = allocate(sizeof *made);
+    *made = s->fingerprint;
+    insert(&catalog->learned, at, made);
+    return 1;
 }
 
 /* ---- applying ---- */
@@ -448,6 +462,7 @@ void ap_catalog_free(struct ap_catalog **catalog)
     free_vec(&c->uses, free);
     free_vec(&c->incarnations, free_incarnation);
     free_vec(&c->regions, free);
+    free_vec(&c->learned, free);
     free(c);
     *catalog = NULL;
 }
