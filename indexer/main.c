@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 #include "common/log.h"
 #include "common/version.h"
@@ -41,18 +40,28 @@ static int start_log(struct daemon *d, struct ap_err *err)
     return ap_log_init("indexer", level, d->config.log_file, err);
 }
 
-/* Signals are blocked in every thread and read from a descriptor. */
+static int stop_fd = -1; /* for the handler, which has no other way to learn it */
+
+static void on_signal(int number)
+{
+    int saved = errno;
+    (void)number;
+    eventfd_write(stop_fd, 1);
+    errno = saved;
+}
+
+/* A handler, not a blocked signal: OpenBLAS has threads before main, and they would take it as it is by default. */
 static int take_signals(struct daemon *d, struct ap_err *err)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    stop_fd = d->signal_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->failed_fd = eventfd(0, EFD_CLOEXEC);
-    return d->signal_fd < 0 || d->failed_fd < 0 ? ap_err_set(err, AP_EIO, AP_FATAL, "signalfd: %s", strerror(errno)) : 0;
+    if (d->signal_fd < 0 || d->failed_fd < 0)
+        return ap_err_set(err, AP_EIO, AP_FATAL, "eventfd: %s", strerror(errno));
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return 0;
 }
 
 /* Sleeps; true when the daemon is to stop. */
