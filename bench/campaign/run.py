@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from harness import paths  # noqa: E402
 from harness.region import World, wipe  # noqa: E402
-from harness.wait import Late, wait_until  # noqa: E402
+from harness.wait import Hopeless, Late, wait_until  # noqa: E402
 
 from . import clients, faults, report  # noqa: E402
 from .history import History, vector_of  # noqa: E402
@@ -114,7 +114,13 @@ class Campaign:
         """A write of that region, read with its token in every region."""
         client, spec = self.probes[name], {"name": "plain", "dim": DIM}
 
+        def alive():
+            self.ground.check()
+            for process in self.world.processes():
+                process.check()  # one that has ended by itself: Hopeless, with the end of its log
+
         def written():
+            alive()
             before = client.acked
             client.write("upsert", [client.own_id()], spec=spec)
             return client.acked > before
@@ -123,6 +129,7 @@ class Campaign:
         collection, ids, token = client.recent[-1]
         for region in self.plan.regions:
             def read():
+                alive()
                 outcome, _, _ = client.perform("retrieve", "session", region, "indexer", "POST", f"/collections/{collection}/points?timeout=5",
                                                {"ids": ids, "with_payload": True, "with_vector": False}, token, collection=collection, ids=ids)
                 return outcome == "ok"
@@ -151,7 +158,7 @@ class Campaign:
         mended = time.monotonic()
         try:
             recovered = round(self.recover(self.plan.recover_s), 2)
-        except Late as e:
+        except (Late, Hopeless) as e:
             recovered, proof = None, {**proof, "not_recovered": str(e)}
         struck = self.ground.struck or {"points_in_flight": 0, "at": mended}
         out = {"kind": fault.name, "start": start, "end": time.monotonic_ns(), "lasted_s": round(mended - struck["at"], 2), "recover_s": recovered,
@@ -190,7 +197,7 @@ class Campaign:
             client.finish()
         try:
             self.recover(self.plan.recover_s)  # behind everything else
-        except Late as e:
+        except (Late, Hopeless) as e:
             say(f"not recovered: {e}")
         self.history.close()
         say("judging")
