@@ -5,12 +5,12 @@
  * never do, their encoded bytes decide. Lookups are binary searches; the arrays hold pointers, so that what a lookup
  * returned stays in place while others are inserted. */
 #include "common/catalog.h"
-#include <assert.h>
 #include <inttypes.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include "common/schema.h"
+#include "common/sorted.h"
 
 /* Which record stands in a slot: its version, and a hash of its bytes for ties. */
 struct said { struct ap_version version; uint64_t tie; };
@@ -37,49 +37,19 @@ struct codec_use { uint64_t collection; struct ap_region region; uint64_t codec;
 struct incarnation { struct ap_incarnation_info public; char *instance; struct said said; };
 struct region { struct ap_region_info public; struct said said; };
 
-/* A sorted array of pointers. */
-struct vec { void **items; size_t count, cap; };
-typedef int (*compare_fn)(const void *wanted, const void *item);
-
 struct ap_catalog {
     struct ap_schemas *schemas;
-    struct vec by_id;        /* struct generation, owned, by collection id */
-    struct vec by_name;      /* struct generation, the newest of each name */
-    struct vec codecs;       /* by id, then origin */
-    struct vec uses;         /* by collection, then region */
-    struct vec incarnations; /* by incarnation */
-    struct vec regions;      /* by name */
-    struct vec learned;      /* uint64_t, fingerprints of schemas */
+    struct ap_sorted by_id;        /* struct generation, owned, by collection id */
+    struct ap_sorted by_name;      /* struct generation, the newest of each name */
+    struct ap_sorted codecs;       /* by id, then origin */
+    struct ap_sorted uses;         /* by collection, then region */
+    struct ap_sorted incarnations; /* by incarnation */
+    struct ap_sorted regions;      /* by name */
+    struct ap_sorted learned;      /* uint64_t, fingerprints of schemas */
     uint64_t newest_hlc;
 };
 
-/* ---- sorted arrays ---- */
-
-/* Index of the item that equals wanted, or of where it belongs. */
-static bool search(const struct vec *v, compare_fn compare, const void *wanted, size_t *at)
-{
-    size_t low = 0, high = v->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = compare(wanted, v->items[middle]);
-        if (order == 0) {
-            *at = middle;
-            return true;
-        }
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    *at = low;
-    return false;
-}
-
-static void *find(const struct vec *v, compare_fn compare, const void *wanted)
-{
-    size_t at;
-    return search(v, compare, wanted, &at) ? v->items[at] : NULL;
-}
+/* ---- keys of the sorted arrays ---- */
 
 static void *allocate(size_t size)
 {
@@ -87,19 +57,6 @@ static void *allocate(size_t size)
     if (!p)
         abort();
     return p;
-}
-
-static void insert(struct vec *v, size_t at, void *item)
-{
-    if (v->count == v->cap) {
-        v->cap = v->cap ? v->cap * 2 : 8;
-        v->items = realloc(v->items, v->cap * sizeof *v->items);
-        if (!v->items)
-            abort();
-    }
-    memmove(v->items + at + 1, v->items + at, (v->count - at) * sizeof *v->items);
-    v->items[at] = item;
-    v->count++;
 }
 
 static int by_number(uint64_t a, uint64_t b)
@@ -182,25 +139,25 @@ static int apply_collection(struct ap_catalog *catalog, struct ap_control_collec
     uint64_t id = ap_collection_id(c->name, c->generation);
     size_t at;
     struct generation *g;
-    if (search(&catalog->by_id, cmp_id, &id, &at)) {
+    if (ap_sorted_search(&catalog->by_id, cmp_id, &id, &at)) {
         g = catalog->by_id.items[at];
         if (!replaces(g, c, said))
             return 0;
     } else {
         g = allocate(sizeof *g);
-        insert(&catalog->by_id, at, g);
+        ap_sorted_insert(&catalog->by_id, at, g);
     }
     move_collection(&g->public.params, c);
     g->public.id = id;
     g->public.version = said->version;
     g->said = *said;
 
-    struct generation *newest = find(&catalog->by_name, cmp_name, g->public.params.name);
+    struct generation *newest = ap_sorted_find(&catalog->by_name, cmp_name, g->public.params.name);
     if (!newest) {
-        search(&catalog->by_name, cmp_name, g->public.params.name, &at);
-        insert(&catalog->by_name, at, g);
+        ap_sorted_search(&catalog->by_name, cmp_name, g->public.params.name, &at);
+        ap_sorted_insert(&catalog->by_name, at, g);
     } else if (g->public.params.generation > newest->public.params.generation) {
-        search(&catalog->by_name, cmp_name, g->public.params.name, &at);
+        ap_sorted_search(&catalog->by_name, cmp_name, g->public.params.name, &at);
         catalog->by_name.items[at] = g;
         newest->public.live = false;
     } else if (g != newest) {
@@ -260,10 +217,10 @@ static int apply_codec(struct ap_catalog *catalog, struct ap_control_codec *c, c
 {
     struct codec wanted = { .id = c->codec, .origin = said->version.region };
     size_t at;
-    if (!search(&catalog->codecs, cmp_codec, &wanted, &at)) {
+    if (!ap_sorted_search(&catalog->codecs, cmp_codec, &wanted, &at)) {
         struct codec *made = allocate(sizeof *made);
         *made = wanted;
-        insert(&catalog->codecs, at, made);
+        ap_sorted_insert(&catalog->codecs, at, made);
     }
     struct codec *codec = catalog->codecs.items[at];
     if (c->chunks > codec->count) {
@@ -295,7 +252,7 @@ static int apply_codec_use(struct ap_catalog *catalog, const struct ap_control_c
 {
     struct codec_use wanted = { .collection = u->collection, .region = said->version.region, .codec = u->codec, .said = *said };
     size_t at;
-    if (search(&catalog->uses, cmp_use, &wanted, &at)) {
+    if (ap_sorted_search(&catalog->uses, cmp_use, &wanted, &at)) {
         struct codec_use *current = catalog->uses.items[at];
         if (said_compare(said, &current->said) <= 0)
             return 0;
@@ -304,7 +261,7 @@ static int apply_codec_use(struct ap_catalog *catalog, const struct ap_control_c
     }
     struct codec_use *made = allocate(sizeof *made);
     *made = wanted;
-    insert(&catalog->uses, at, made);
+    ap_sorted_insert(&catalog->uses, at, made);
     return 1;
 }
 
@@ -314,14 +271,14 @@ static int apply_incarnation(struct ap_catalog *catalog, struct ap_control_incar
 {
     size_t at;
     struct incarnation *current;
-    if (search(&catalog->incarnations, cmp_incarnation, &i->incarnation, &at)) {
+    if (ap_sorted_search(&catalog->incarnations, cmp_incarnation, &i->incarnation, &at)) {
         current = catalog->incarnations.items[at];
         if (said_compare(said, &current->said) <= 0)
             return 0;
         free(current->instance);
     } else {
         current = allocate(sizeof *current);
-        insert(&catalog->incarnations, at, current);
+        ap_sorted_insert(&catalog->incarnations, at, current);
     }
     *current = (struct incarnation){
         .public = { .incarnation = i->incarnation, .region_incarnation = i->region_incarnation, .predecessor = i->predecessor,
@@ -335,13 +292,13 @@ static int apply_region(struct ap_catalog *catalog, const struct ap_control_regi
 {
     size_t at;
     struct region *current;
-    if (search(&catalog->regions, cmp_region, &said->version.region, &at)) {
+    if (ap_sorted_search(&catalog->regions, cmp_region, &said->version.region, &at)) {
         current = catalog->regions.items[at];
         if (said_compare(said, &current->said) <= 0)
             return 0;
     } else {
         current = allocate(sizeof *current);
-        insert(&catalog->regions, at, current);
+        ap_sorted_insert(&catalog->regions, at, current);
     }
     *current = (struct region){ .public = { .region = said->version.region, .region_incarnation = r->region_incarnation, .state = r->state },
                                 .said = *said };
@@ -354,14 +311,14 @@ static int apply_schema(struct ap_catalog *catalog, const struct ap_control_sche
     if (ap_schema_fingerprint_of_json(s->json, len, err) != s->fingerprint)
         return ap_err_set(err, AP_EINVAL, AP_POISON, "control record: the schema is not that of fingerprint %016" PRIx64, s->fingerprint);
     size_t at;
-    if (search(&catalog->learned, cmp_number, &s->fingerprint, &at))
+    if (ap_sorted_search(&catalog->learned, cmp_number, &s->fingerprint, &at))
         return 0;
     int rc = ap_schemas_learn(catalog->schemas, s->json, len, NULL, err);
     if (rc)
         return rc == AP_EUNSUPPORTED ? 0 : rc; /* of a record newer than this program: nothing of it comes here */
     uint64_t *made = allocate(sizeof *made);
     *made = s->fingerprint;
-    insert(&catalog->learned, at, made);
+    ap_sorted_insert(&catalog->learned, at, made);
     return 1;
 }
 
@@ -420,13 +377,6 @@ struct ap_catalog *ap_catalog_new(struct ap_schemas *schemas)
     return catalog;
 }
 
-static void free_vec(struct vec *v, void (*release)(void *item))
-{
-    for (size_t i = 0; i < v->count; i++)
-        release(v->items[i]);
-    free(v->items);
-}
-
 static void free_generation(void *item)
 {
     struct generation *g = item;
@@ -456,13 +406,13 @@ void ap_catalog_free(struct ap_catalog **catalog)
     struct ap_catalog *c = *catalog;
     if (!c)
         return;
-    free_vec(&c->by_id, free_generation);
-    free(c->by_name.items);
-    free_vec(&c->codecs, free_codec);
-    free_vec(&c->uses, free);
-    free_vec(&c->incarnations, free_incarnation);
-    free_vec(&c->regions, free);
-    free_vec(&c->learned, free);
+    ap_sorted_free(&c->by_id, free_generation);
+    ap_sorted_free(&c->by_name, NULL);
+    ap_sorted_free(&c->codecs, free_codec);
+    ap_sorted_free(&c->uses, free);
+    ap_sorted_free(&c->incarnations, free_incarnation);
+    ap_sorted_free(&c->regions, free);
+    ap_sorted_free(&c->learned, free);
     free(c);
     *catalog = NULL;
 }
@@ -471,12 +421,12 @@ void ap_catalog_free(struct ap_catalog **catalog)
 
 const struct ap_collection *ap_catalog_collection(const struct ap_catalog *c, const char *name)
 {
-    return find(&c->by_name, cmp_name, name);
+    return ap_sorted_find(&c->by_name, cmp_name, name);
 }
 
 const struct ap_collection *ap_catalog_collection_by_id(const struct ap_catalog *c, uint64_t id)
 {
-    return find(&c->by_id, cmp_id, &id);
+    return ap_sorted_find(&c->by_id, cmp_id, &id);
 }
 
 size_t ap_catalog_collections(const struct ap_catalog *c, const struct ap_collection **out, size_t cap)
@@ -490,7 +440,7 @@ bool ap_catalog_codec(const struct ap_catalog *c, uint64_t id, struct ap_codec_b
 {
     struct codec wanted = { .id = id };
     size_t at;
-    search(&c->codecs, cmp_codec, &wanted, &at); /* no region is named "", so this is before all of them */
+    ap_sorted_search(&c->codecs, cmp_codec, &wanted, &at); /* no region is named "", so this is before all of them */
     for (; at < c->codecs.count; at++) {
         const struct codec *codec = c->codecs.items[at];
         if (codec->id != id)
@@ -509,7 +459,7 @@ uint64_t ap_catalog_codec_use(const struct ap_catalog *c, uint64_t collection, c
     struct codec_use wanted = { .collection = collection };
     const struct codec_use *oldest = NULL;
     size_t at;
-    search(&c->uses, cmp_use, &wanted, &at);
+    ap_sorted_search(&c->uses, cmp_use, &wanted, &at);
     for (; at < c->uses.count; at++) {
         const struct codec_use *use = c->uses.items[at];
         if (use->collection != collection)
@@ -524,7 +474,7 @@ uint64_t ap_catalog_codec_use(const struct ap_catalog *c, uint64_t collection, c
 
 const struct ap_incarnation_info *ap_catalog_incarnation(const struct ap_catalog *c, uint64_t incarnation)
 {
-    return find(&c->incarnations, cmp_incarnation, &incarnation);
+    return ap_sorted_find(&c->incarnations, cmp_incarnation, &incarnation);
 }
 
 const struct ap_incarnation_info *ap_catalog_instance(const struct ap_catalog *c, const struct ap_region *region, const char *instance)
@@ -541,7 +491,7 @@ const struct ap_incarnation_info *ap_catalog_instance(const struct ap_catalog *c
 
 const struct ap_region_info *ap_catalog_region(const struct ap_catalog *c, const struct ap_region *region)
 {
-    return find(&c->regions, cmp_region, region);
+    return ap_sorted_find(&c->regions, cmp_region, region);
 }
 
 uint64_t ap_catalog_newest_hlc(const struct ap_catalog *c)
