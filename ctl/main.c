@@ -8,6 +8,7 @@ static const struct ap_command commands[] = {
     {"status", "which region lags, and why", ap_cmd_status, ap_help_status},
     {"lag", "how far each region is behind each origin, by partition", ap_cmd_lag, ap_help_lag},
     {"cat", "the records of a topic, decoded, as JSON lines", ap_cmd_cat, ap_help_cat},
+    {"verify", "whether regions hold the same rows; and repair", ap_cmd_verify, ap_help_verify},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

@@ -20,6 +20,8 @@ struct ap_verify {
     pthread_mutex_t lock;      /* guards all below */
     bool open;
     struct ap_audit audit;
+    struct ap_digest scrubbed[AP_DIGEST_BUCKETS]; /* what the last scrub found; of a large collection its audit is not kept */
+    uint64_t scrubbed_of;
     int64_t used_ms;
     struct ap_metrics *metrics;
     struct ap_metric *scrubs, *scrub_rows, *damaged, *index_findings;
@@ -34,14 +36,20 @@ static void forget(struct ap_verify *v)
     v->open = false;
 }
 
+static void forget_all(struct ap_verify *v)
+{
+    forget(v);
+    v->scrubbed_of = 0;
+}
+
 static void expire(struct ap_metrics_out *out, void *arg)
 {
     struct ap_verify *v = arg;
     (void)out;
     if (pthread_mutex_trylock(&v->lock) != 0)
         return; /* in use */
-    if (v->open && ap_mono_ms() - v->used_ms > IDLE_MS)
-        forget(v);
+    if (ap_mono_ms() - v->used_ms > IDLE_MS)
+        forget_all(v);
     pthread_mutex_unlock(&v->lock);
 }
 
@@ -247,8 +255,12 @@ void ap_serve_verify_digests(struct ap_http_request *req)
         abort();
     memset(&all, 0xff, sizeof all);
     int rc = c.scrub ? continue_audit(&c, &all, &err) : ap_snapshot_begin(c.store, &c.snapshot, &err);
+    if (rc == AP_ECONFLICT && c.v->scrubbed_of == c.collection)
+        rc = 0;
+    else if (rc == 0 && c.scrub)
+        ap_audit_digests(&c.v->audit, c.v->scrubbed);
     if (rc == 0 && c.scrub)
-        ap_audit_digests(&c.v->audit, digests);
+        memcpy(digests, c.v->scrubbed, sizeof c.v->scrubbed);
     else if (rc == 0)
         rc = ap_snapshot_digests(c.snapshot, c.collection, digests, &err);
     for (size_t i = 0; rc == 0 && i < AP_DIGEST_BUCKETS; i++) {
@@ -511,6 +523,7 @@ static int scrub_pass(struct call *c, struct scrub *s, uint32_t first, uint32_t 
     ap_audit_digests(a, digests);
     rc = ap_snapshot_digests(c->snapshot, c->collection, digests + AP_DIGEST_BUCKETS, err);
     ap_snapshot_end(&c->snapshot);
+    memcpy(&c->v->scrubbed[first], &digests[first], (end_bucket - first) * sizeof *digests);
     for (uint32_t i = first; i < end_bucket; i++)
         s->digests += memcmp(&digests[i], &digests[AP_DIGEST_BUCKETS + i], sizeof *digests) != 0;
     free(digests);
@@ -559,6 +572,7 @@ void ap_serve_verify_scrub(struct ap_http_request *req)
         fail(&c, &err);
         return;
     }
+    c.v->scrubbed_of = c.collection;
     ap_count(c.v->scrubs, 1);
     ap_count(c.v->scrub_rows, s.rows);
     ap_count(c.v->damaged, s.damaged + s.unreadable);
@@ -588,7 +602,7 @@ void ap_serve_verify_close(struct ap_http_request *req)
 {
     struct ap_api *api = ap_http_user(req);
     pthread_mutex_lock(&api->verify->lock);
-    forget(api->verify);
+    forget_all(api->verify);
     pthread_mutex_unlock(&api->verify->lock);
     ap_http_reply_result(req, json_true());
 }

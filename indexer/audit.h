@@ -50,7 +50,7 @@ const struct ap_audit_row *ap_audit_next(const struct ap_audit *a, size_t *at);
 void ap_audit_digests(const struct ap_audit *a, struct ap_digest *out);
 /* The bucket's number times AP_AUDIT_SPLIT, plus the number within it. */
 uint32_t ap_audit_part(const struct ap_point_id *id);
-/* One number that says what is in a part: two parts with equal rows have equal ones. */
-static inline uint64_t ap_audit_mix(struct ap_digest d) { return d.sum ^ d.rows * UINT64_C(0x9e3779b97f4a7c15); }
+/* One number that says what is in a part: parts with equal rows have equal ones, and those of several workers add up. */
+static inline uint64_t ap_audit_mix(struct ap_digest d) { return d.sum + d.rows * UINT64_C(0x9e3779b97f4a7c15); }
 
 #endif
