@@ -80,6 +80,10 @@ class Ground:
                 pass
         return total
 
+    def arrived(self, region: Region) -> int:
+        """Records in a region's mutation topics, its own and the others' copies."""
+        return sum(sum(region.kafka.end_offsets(t).values()) for t in (MUTATIONS, *(f"{o.name}.{MUTATIONS}" for o in self.others(region))))
+
     def waiting(self, source: Region, target: Region) -> int:
         """Records of source that target's copy does not hold yet; less than that where some were copied twice."""
         return sum(source.kafka.end_offsets(MUTATIONS).values()) - sum(target.kafka.end_offsets(f"{source.name}.{MUTATIONS}").values())
@@ -99,10 +103,14 @@ def _died(ground: Ground, region: Region, process, restart: Callable[[], object]
 def kill_daemon(role: str):
     def fault(ground: Ground) -> dict:
         region = ground.region()
-        daemon = getattr(region, role)
-        duplicates = ground.total("antipode_consumer_duplicates_total", [region]) if role != "consumer" else 0
-        proof = _died(ground, region, daemon.process, lambda: daemon.start().wait_ready(READY_S))
-        return {"region": region.name, **proof, "duplicates": ground.total("antipode_consumer_duplicates_total", [region]) - duplicates}
+        daemon, before = getattr(region, role), ground.arrived(region)
+        more = {}
+
+        def restart():
+            more["records_meanwhile"] = ground.arrived(region) - before
+            daemon.start().wait_ready(READY_S)
+
+        return {"region": region.name, **_died(ground, region, daemon.process, restart), **more}
     return fault
 
 
@@ -141,13 +149,17 @@ def freeze_daemon(ground: Ground) -> dict:
 
 def restart_broker(ground: Ground) -> dict:
     region, hard = ground.region(), ground.rng.random() < 0.5
-    acked = sum(c.acked for c in ground.crew if c.home == region.name)
+    acked = lambda: sum(c.acked for c in ground.crew if c.home == region.name)
+    failed = sum(c.failed for c in ground.crew)
     ground.strike(region)
     region.kafka.kill() if hard else region.kafka.stop()
-    seconds = ground.hold(0, 2)
-    away = sum(c.acked for c in ground.crew if c.home == region.name) - acked
+    down, last = time.monotonic(), acked()
+    ground.hold(0, 2)
+    meanwhile = acked() - last
     region.kafka.start().wait_ready(READY_S)
-    return {"region": region.name, "how": "kill -9" if hard else "stop", "down_s": round(seconds, 2), "acked_there_from_strike_to_start": away}
+    wait_until(lambda: ground.check() or acked() > last + meanwhile, READY_S, f"{region.name} acknowledges again")
+    return {"region": region.name, "how": "kill -9" if hard else "stop", "acked_while_down": meanwhile, "silent_s": round(time.monotonic() - down, 2),
+            "requests_failed": sum(c.failed for c in ground.crew) - failed}
 
 
 def kill_mirror(ground: Ground) -> dict:
@@ -170,7 +182,7 @@ def kill_mirror(ground: Ground) -> dict:
 def _link(ground: Ground, names: list[str], break_: Callable, mend: Callable, held: tuple[float, float], inside=None) -> dict:
     """Breaks the way out of the named regions. Proof: nothing passed, records piled up."""
     pairs = [(ground.world[n], t) for n in names for t in ground.others(ground.world[n])]
-    before = [ground.waiting(*p) for p in pairs]
+    before, whole = [ground.waiting(*p) for p in pairs], ground.world.delay.show()
     ground.strike(ground.world[names[0]] if len(names) == 1 else None)
     break_()
     try:
@@ -183,7 +195,7 @@ def _link(ground: Ground, names: list[str], break_: Callable, mend: Callable, he
         mend()
     out = {"regions": names, "held_s": round(seconds, 2), "records_blocked": blocked,
            "bytes_passed": sum(shown[n]["bytes_out"] - passed[n]["bytes_out"] for n in names),
-           "connections_cut": sum(passed[n].get("connections", 0) for n in names)}
+           "connections_cut": sum(whole[n]["open"] - shown[n]["open"] for n in names)}
     return out | ({"inside": more} if more else {})
 
 

@@ -56,7 +56,7 @@ def kinds(faults: list[dict]) -> dict:
             "times": len(some), "skipped": len(all_of) - len(some),
             "with_100_points_in_flight": sum(n >= 100 for n in flying), "points_in_flight_median": statistics.median(flying) if flying else 0,
             "points_during": sum(f["points_during"] for f in some), "lasted_s": round(sum(f["lasted_s"] for f in some), 1),
-            "recover_p50_s": statistics.median(recovers) if recovers else None, "recover_max_s": recovers[-1] if recovers else None,
+            "recover_p50_s": round(statistics.median(recovers), 2) if recovers else None, "recover_max_s": recovers[-1] if recovers else None,
             "not_recovered": sum(f["recover_s"] is None for f in some), **sums(some),
         }
     inside = collections.Counter(f["proof"]["inside"]["kind"] for f in faults if f["proof"].get("inside"))
@@ -69,14 +69,14 @@ def sums(faults: list[dict]) -> dict:
     """What proves that it bit, added up."""
     total = collections.Counter()
     for f in faults:
-        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "bytes_passed", "connections_cut", "connections_made_anew"):
+        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "records_meanwhile", "acked_while_down", "silent_s", "bytes_passed", "connections_cut", "connections_made_anew"):
             if key in f["proof"]:
-                total[key] += int(f["proof"][key])
+                total[key] += f["proof"][key]
         if "records_blocked" in f["proof"]:
             total["records_blocked"] += sum(max(0, n) for n in f["proof"]["records_blocked"].values())
         if "noticed" in f["proof"]:
             total["noticed"] += f["proof"]["noticed"] is not None
-    return {"proof": dict(total)}
+    return {"proof": {k: round(v, 1) for k, v in total.items()}}
 
 
 def make(command: str, path, faults: list[dict], verdict: dict) -> dict:
