@@ -41,6 +41,47 @@ int ap_api_deadline(struct ap_api *api, const struct ap_http_request *req, int64
     return 0;
 }
 
+static bool entry_covered(const struct ap_token *token, const struct ap_token_entry *entry, const struct ap_position *positions, size_t count)
+{
+    struct ap_token one = *token;
+    one.entries = (struct ap_token_entry *)(uintptr_t)entry; /* only read */
+    one.count = 1;
+    return ap_token_covered(&one, positions, count);
+}
+
+static uint64_t mark_of(const struct ap_token *token, const struct ap_token_entry *entry, const struct ap_position *positions, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (positions[i].stream == token->stream && positions[i].partition == entry->partition && !strcmp(positions[i].topic, entry->topic))
+            return positions[i].mark;
+    return 0;
+}
+
+/* 503, and what is missing: this region cannot give the session read yet, later it can. */
+static int not_covered(struct ap_index *index, const struct ap_token *token, struct ap_err *err)
+{
+    struct ap_position *positions = NULL;
+    const struct ap_token_entry *first = NULL;
+    size_t count = 0, missing = 0;
+    int rc = ap_index_positions(index, &positions, &count, err);
+    if (rc)
+        return rc;
+    for (size_t i = token->count; i-- > 0;)
+        if (!entry_covered(token, &token->entries[i], positions, count)) {
+            first = &token->entries[i];
+            missing++;
+        }
+    if (first)
+        rc = ap_err_set(err, AP_ENOTREADY, AP_RETRY, "session read: not visible here before the deadline: region %s, topic %s, partition %d, record %llu "
+                        "of stream %016llx; visible up to %llu; partitions missing: %zu of %zu", token->region.name, first->topic, first->partition,
+                        (unsigned long long)first->seq, (unsigned long long)token->stream,
+                        (unsigned long long)mark_of(token, first, positions, count), missing, token->count);
+    else
+        rc = ap_err_set(err, AP_ENOTREADY, AP_RETRY, "session read: visible just after the deadline");
+    free(positions);
+    return rc;
+}
+
 /* Session read: wait until what the client wrote, or read elsewhere, is visible here. */
 static int wait_for_token(struct ap_read *r, struct ap_err *err)
 {
@@ -60,10 +101,8 @@ static int wait_for_token(struct ap_read *r, struct ap_err *err)
     ap_observe(r->api->read_wait_time, (double)(ap_mono_ns() - start) * 1e-9);
     if (rc == 0 || rc == AP_ETIMEOUT)
         ap_count(r->api->read_waits[rc != 0], 1);
-    if (rc == AP_ETIMEOUT) {
-        err->code = rc = AP_ENOTREADY; /* 503: this region cannot give a session read yet, later it can */
-        ap_err_wrap(err, "session read");
-    }
+    if (rc == AP_ETIMEOUT)
+        rc = not_covered(r->index, &token, err);
     ap_token_fini(&token);
     return rc;
 }

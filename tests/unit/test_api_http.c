@@ -430,7 +430,7 @@ START_TEST(session_reads_wait)
 {
     pthread_t thread;
     char *token = api_rig_token(&rig, 0);
-    with_token(token, 503, "session read", "/collections/docs/points/query?timeout=1");
+    with_token(token, 503, "region us, topic vec-mutations, partition 0, record 6 of stream", "/collections/docs/points/query?timeout=1");
     api_rig_write(&rig, docs, AP_OP_DELETE, 1, NULL, NULL);
     api_rig_write(&rig, docs, AP_OP_DELETE, 2, NULL, NULL);
     with_token(token, 200, "three", "/collections/docs/points/query?timeout=1");
