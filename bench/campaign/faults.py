@@ -283,7 +283,8 @@ def second_copy(ground: Ground) -> dict:
 
 
 def disorder(ground: Ground) -> dict:
-    """With the mirror down, what it had still to bring comes newest first and shuffled; then the mirror brings it again."""
+    """With the mirror down, what it had still to bring comes newest first and shuffled, and sessions come over from the
+    origin while the older part is missing; then the mirror brings it all again."""
     target = ground.region()
     source = ground.rng.choice(ground.others(target))
     name = {"regions": [target], "origin": source.name}
@@ -291,6 +292,7 @@ def disorder(ground: Ground) -> dict:
     ground.strike()
     target.mirror.kill()
     ground.hold(0.5, 1.5)
+    sessions = [s for c in ground.crew if c.home == source.name for s in list(c.recent)[-4:]]  # acknowledged, so among what is copied
     messages = _tail(source, 400)
     newest = {p: max(m.offset() for m in messages if m.partition() == p) for p in {m.partition() for m in messages}}
     first = [m for m in messages if m.offset() > newest[m.partition()] - 40]
@@ -306,10 +308,11 @@ def disorder(ground: Ground) -> dict:
         return time.monotonic() >= end
 
     end = time.monotonic() + ground.rng.uniform(0.5, 2)
+    answered = ground.look(target.name, sessions)
     wait_until(holes, 10, "the holes have been seen")
     _send(source, target, rest)
     target.mirror.start()
-    return {"region": target.name, "origin": source.name, "copied": len(messages), "missing_at_peak": peak,
+    return {"region": target.name, "origin": source.name, "copied": len(messages), "missing_at_peak": peak, "session_reads_meanwhile": len(sessions), "of_these_answered": answered,
             "late": ground.total("antipode_consumer_late_total", **name) - late,
             "duplicates": ground.total("antipode_consumer_duplicates_total", **name) - duplicates}
 

@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class Campaign:
         self.probes = {name: clients.Client(f"probe-{name}", len(self.crew) + i, name, self.urls, specs, self.history, self.plan.seed, operations, 1)
                        for i, name in enumerate(self.plan.regions)}
         self.ground = faults.Ground(self.world, self.rng, self.crew, self.plan.far)
-        self.ground.inside = self.inside
+        self.ground.inside, self.ground.look = self.inside, self.look
         self.ground.distances()
 
     def create(self, spec: dict) -> None:
@@ -134,6 +135,20 @@ class Campaign:
                                                {"ids": ids, "with_payload": True, "with_vector": False}, token, collection=collection, ids=ids)
                 return outcome == "ok"
             wait_until(read, max(0.1, end - time.monotonic()), f"{region} shows what {name} writes", every_s=0.1)
+
+    def look(self, region: str, sessions: list[tuple]) -> int:
+        """Session reads at a region, side by side: (collection, ids, token). Returns how many were answered in their second."""
+        def one(session):
+            collection, ids, token = session
+            ids = ids[:20]
+            client = clients.Client(f"look-{region}", 0, region, self.urls, [], self.history, 0, [], 1)
+            outcome, _, _ = client.perform("retrieve", "session", region, "indexer", "POST", f"/collections/{collection}/points?timeout=1",
+                                           {"ids": ids, "with_payload": True, "with_vector": False}, token, collection=collection, ids=ids)
+            client.line(region, "indexer").close()
+            return outcome == "ok"
+
+        with ThreadPoolExecutor(16) as pool:
+            return sum(pool.map(one, sessions))
 
     def recover(self, deadline_s: float) -> float:
         start = time.monotonic()

@@ -67,7 +67,7 @@ PLANTED = {
 def test_a_protection_that_is_switched_off_is_noticed(protection):
     found, kinds = PLANTED[protection]
     assert set(kinds) <= {f.name for f in faults.FAULTS}
-    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=15, settle_s=10)
+    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=40, settle_s=10)
     assert not made["verdict"]["ok"]
     assert found & set(made["verdict"]["violations"]), f"{folder}: {made['verdict']['violations']}"
     shutil.rmtree(folder)
