@@ -35,6 +35,7 @@ const struct ap_http_route ap_producer_routes[] = {
     {"POST", C "/points/bulk", NULL, &ap_producer_bulk, "bulk"},
     WRITE("POST", C "/points/repair", ap_producer_repair, "repair"),
     WRITE("PUT", C "/index", ap_producer_create_index, "create_index"),
+    WRITE("POST", "/antipode/barrier", ap_producer_barrier, "barrier"),
     READ("GET", "/collections"),
     READ("GET", C),
     READ("GET", C "/exists"),

@@ -100,7 +100,7 @@ static void finish(struct ap_http_request *req, struct upload *u, bool complete,
     /* Now the time for the region begins. */
     struct ap_write_options o = u->o;
     o.deadline_ns = ap_mono_ns() + (u->o.deadline_ns - ap_http_start_ns(req));
-    ap_write_reply(req, p, ap_write_show(p, &r->token, &o), &r->token, print_counts(r));
+    ap_write_reply(req, p, ap_write_show(p, &r->token, &o), &r->token, &o, print_counts(r));
 }
 
 static void data(struct ap_http_request *req, void *state, const char *bytes, size_t len)

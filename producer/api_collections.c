@@ -225,7 +225,7 @@ void ap_producer_create_collection(struct ap_http_request *req)
     struct ap_write_options o;
     struct ap_err err = {0};
     json_t *body = NULL;
-    int rc = ap_write_options_read(req, p, NULL, &o, &err);
+    int rc = ap_write_definition_options_read(req, p, &o, &err);
     if (rc == 0)
         rc = ap_collection_name_check(name, &err);
     if (rc == 0 && !(body = ap_http_json(req, &err)))
@@ -271,7 +271,7 @@ void ap_producer_delete_collection(struct ap_http_request *req)
     struct ap_write_options o;
     struct ap_err err = {0};
     bool live = false;
-    int rc = ap_write_options_read(req, p, NULL, &o, &err);
+    int rc = ap_write_definition_options_read(req, p, &o, &err);
     if (rc == 0) {
         pthread_mutex_lock(&p->ddl);
         live = as_deleted(p, ap_http_param(req, 0), &c);
@@ -313,9 +313,9 @@ void ap_producer_create_index(struct ap_http_request *req)
     struct ap_token none = {0};
     struct ap_target *t = NULL;
     json_t *body = NULL;
-    if (ap_write_options_read(req, p, NULL, &o, &err) == 0 && (t = ap_targets_get(&p->targets, ap_http_param(req, 0), &err)) &&
+    if (ap_write_definition_options_read(req, p, &o, &err) == 0 && (t = ap_targets_get(&p->targets, ap_http_param(req, 0), &err)) &&
         (body = ap_http_json(req, &err)) && check_index(body, &err) == 0)
-        ap_write_reply(req, p, AP_WRITE_COMPLETED, &none, NULL);
+        ap_write_reply(req, p, AP_WRITE_COMPLETED, &none, &o, NULL);
     else
         ap_write_reply_err(req, p, &err);
     json_decref(body);

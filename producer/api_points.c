@@ -34,7 +34,7 @@ static void finish(struct ap_http_request *req, struct ap_producer *p, struct ap
         ap_write_reply_err(req, p, &err);
     } else {
         ap_observe(p->insert_latency, since(ap_http_start_ns(req)));
-        ap_write_reply(req, p, ap_write_show(p, &token, o), &token, NULL);
+        ap_write_reply(req, p, ap_write_show(p, &token, o), &token, o, NULL);
     }
     ap_token_fini(&token);
 }

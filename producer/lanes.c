@@ -225,6 +225,13 @@ static int publish_one(struct stamp *s, struct ap_lane *lane, int32_t partition,
     return 0;
 }
 
+static void token_begin(const struct ap_lanes *l, struct ap_token *token)
+{
+    token->region = l->region;
+    token->stream = l->incarnation;
+    token->lineage = l->lineage;
+}
+
 static void token_add(struct ap_token *token, const struct ap_topic *topic, int32_t partition, uint64_t seq, uint64_t hlc)
 {
     if (hlc > token->hlc)
@@ -347,8 +354,7 @@ int ap_lanes_publish(struct ap_lanes *l, struct ap_topic *topic, const struct ap
     uint32_t *starts = indices + n;
     s.scratch = (uint8_t *)indices + table;
     sort_by_partition(records, n, topic->partitions, indices, starts, (int32_t *)(void *)(starts + partitions + 1));
-    token->region = l->region;
-    token->stream = l->incarnation;
+    token_begin(l, token);
     ap_ack_add(ack, count);
     for (int32_t p = 0; rc == 0 && p < topic->partitions; p++)
         if (starts[p + 1] > starts[p])
@@ -413,6 +419,27 @@ int ap_lane_hello(struct ap_lanes *l, struct ap_topic *topic, int32_t partition,
     if (rc)
         ap_ack_undo(ack, 1);
     return rc;
+}
+
+int ap_lane_barrier(struct ap_lanes *l, struct ap_topic *topic, int32_t partition, const char *payload, size_t len, struct ap_ack *ack,
+                    struct ap_token *token, struct ap_err *err)
+{
+    struct ap_lane *lane = &topic->lanes[partition];
+    if (atomic_load(&l->broken))
+        return refuse_broken(l, err);
+    token_begin(l, token);
+    ap_ack_add(ack, 1);
+    pthread_mutex_lock(&lane->lock);
+    uint64_t seq = lane->next_seq;
+    int rc = publish_heartbeat(l, topic, partition, payload, len, &ack->delivery, err);
+    pthread_mutex_unlock(&lane->lock);
+    if (rc) {
+        ap_ack_undo(ack, 1);
+        return rc;
+    }
+    atomic_store_explicit(&lane->last_ms, ap_mono_ms(), memory_order_relaxed);
+    token_add(token, topic, partition, seq, 0);
+    return 0;
 }
 
 void ap_lane_times(const struct ap_topic *topic, int32_t partition, int64_t *last_ms, int64_t *last_data_ms)

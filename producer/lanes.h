@@ -31,6 +31,7 @@ struct ap_lanes {
     struct ap_clock *clock;
     struct ap_region region;
     uint64_t incarnation;
+    uint64_t lineage;           /* goes into tokens, so that they outlive the incarnation; set before the first publish */
     struct ap_inflight inflight;
     size_t max_record_bytes;
     _Atomic bool broken;        /* a record failed: stamp no more */
@@ -82,6 +83,10 @@ int ap_lanes_publish(struct ap_lanes *l, struct ap_topic *topic, const struct ap
 bool ap_lane_heartbeat(struct ap_lanes *l, struct ap_topic *topic, int32_t partition);
 /* The first record of this incarnation in a partition; asserts that it is. */
 int ap_lane_hello(struct ap_lanes *l, struct ap_topic *topic, int32_t partition, const struct ap_hello *hello, struct ap_ack *ack, struct ap_err *err);
+/* A record that stands behind all that Kafka has acknowledged in this partition so far; as ap_lanes_publish, adds its entry
+ * to token. payload: at most 160 bytes. Any thread. */
+int ap_lane_barrier(struct ap_lanes *l, struct ap_topic *topic, int32_t partition, const char *payload, size_t len, struct ap_ack *ack,
+                    struct ap_token *token, struct ap_err *err);
 /* Monotonic ms of the lane's last record of any kind, and of the last that was no heartbeat. */
 void ap_lane_times(const struct ap_topic *topic, int32_t partition, int64_t *last_ms, int64_t *last_data_ms);
 /* Next number of the lane: for tests and metrics. */

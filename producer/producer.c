@@ -46,7 +46,15 @@ static void register_metrics(struct ap_producer *p)
     p->insert_latency = ap_histogram(m, "insert_latency_seconds", NULL, "Writes, from the headers read until Kafka has acknowledged all of it.");
     p->ack_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"ack\"", "Stages of a write.");
     p->prepare_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"prepare\"", "Stages of a write.");
-    p->visible_latency = ap_histogram(m, "antipode_producer_stage_seconds", "stage=\"visible\"", "Stages of a write.");
+    for (size_t i = AP_LEVEL_VISIBLE; i < AP_LEVELS; i++) {
+        char labels[64];
+        snprintf(labels, sizeof labels, "for=\"write\",level=\"%s\"", ap_write_level_name((enum ap_write_level)i));
+        p->wait_latency[i] = ap_histogram(m, "antipode_wait_seconds", labels, "Seconds that writes waited until the regions of their level showed them.");
+        for (size_t late = 0; late < 2; late++) {
+            snprintf(labels, sizeof labels, "for=\"write\",level=\"%s\",result=\"%s\"", ap_write_level_name((enum ap_write_level)i), late ? "timeout" : "visible");
+            p->waits[i][late] = ap_counter(m, "antipode_waits_total", labels, "Waits for regions to show a write, by how they ended.");
+        }
+    }
     p->refused_busy = ap_counter(m, "antipode_producer_refused_total", "reason=\"queue_full\"", "Writes that were not done, by reason.");
     p->timeouts = ap_counter(m, "antipode_producer_refused_total", "reason=\"deadline\"", "Writes that were not done, by reason.");
     p->bad_requests = ap_counter(m, "antipode_producer_refused_total", "reason=\"bad_input\"", "Writes that were not done, by reason.");

@@ -9,6 +9,7 @@
 #include "producer/control_log.h"
 #include "producer/drift.h"
 #include "producer/lanes.h"
+#include "producer/levels.h"
 #include "producer/options.h"
 #include "producer/pool.h"
 #include "producer/targets.h"
@@ -41,7 +42,8 @@ struct ap_producer {
     pthread_mutex_t step_lock;     /* guards step */
     char step[600];                /* what starting waits for, in words */
     _Atomic uint64_t operations;   /* numbers for operation_id */
-    struct ap_metric *insert_latency, *ack_latency, *visible_latency, *prepare_latency, *refused_busy, *timeouts, *bad_requests;
+    struct ap_metric *insert_latency, *ack_latency, *prepare_latency, *refused_busy, *timeouts, *bad_requests;
+    struct ap_metric *wait_latency[AP_LEVELS], *waits[AP_LEVELS][2]; /* by level; waits: [0] became visible, [1] timed out */
 };
 
 /* In memory only; config and metrics are borrowed. */

@@ -136,7 +136,7 @@ void ap_producer_repair(struct ap_http_request *req)
     if (rc == 0)
         rc = ap_write_records(p, t->topic, r.records, r.count, &o, &token, &err);
     if (rc == 0)
-        ap_write_reply(req, p, ap_write_show(p, &token, &o), &token, json_pack("{s:I,s:I}", "rows", (json_int_t)r.rows, "records", (json_int_t)r.count));
+        ap_write_reply(req, p, ap_write_show(p, &token, &o), &token, &o, json_pack("{s:I,s:I}", "rows", (json_int_t)r.rows, "records", (json_int_t)r.count));
     else
         ap_write_reply_err(req, p, &err);
     ap_token_fini(&token);

@@ -82,6 +82,7 @@ static int read_catalog(struct ap_producer *p, struct ap_err *err)
     p->lanes.incarnation = p->incarnation;
     if (!before)
         p->lineage = p->incarnation;
+    p->lanes.lineage = p->lineage;
     return 0;
 }
 

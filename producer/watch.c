@@ -14,7 +14,7 @@
 
 void ap_watch_init(struct ap_watch *w, const struct ap_producer_config *config, const struct ap_schemas *schemas, struct ap_drift *drift, struct ap_metrics *metrics)
 {
-    *w = (struct ap_watch){.config = config, .schemas = schemas, .drift = drift};
+    *w = (struct ap_watch){.config = config, .schemas = schemas, .drift = drift, .metrics = metrics};
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -38,6 +38,20 @@ static void topic_name(const struct ap_watch *w, size_t i, char *out, size_t siz
         snprintf(out, size, "%s.%s", w->config->others[i - 1].name, AP_TOPIC_WATERMARKS);
 }
 
+/* Whose watermarks have stopped coming. One that never came has no age: it shows as an absent sample. */
+static void collect(struct ap_metrics_out *out, void *arg)
+{
+    struct ap_watch *w = arg;
+    char labels[48];
+    for (size_t i = 0; i <= w->config->other_count; i++) {
+        int64_t heard = atomic_load(&w->heard_ms[i]);
+        snprintf(labels, sizeof labels, "region=\"%s\"", region_at(w, i)->name);
+        if (heard)
+            ap_metrics_emit(out, "antipode_producer_watermark_age_seconds", labels, "gauge",
+                            "Seconds since a watermark of that region arrived here.", (double)(ap_mono_ms() - heard) * 1e-3);
+    }
+}
+
 /* --- one record --- */
 
 void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len)
@@ -59,12 +73,13 @@ void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len)
     ap_count(w->seen, 1);
     ap_drift_merge(w->drift, mark.hlc, NULL);
     if (atomic_load(&w->live))
+        atomic_store(&w->heard_ms[i], ap_mono_ms());
+    if (atomic_load(&w->live))
         ap_drift_heard(w->drift, mark.sent_ms, i == 0);
     pthread_mutex_lock(&w->lock);
     ap_watermark_fini(&w->marks[i]);
     w->marks[i] = mark;
-    if (i == 0)
-        pthread_cond_broadcast(&w->moved);
+    pthread_cond_broadcast(&w->moved);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -160,6 +175,7 @@ static void *watch(void *arg)
 int ap_watch_start(struct ap_watch *w, struct ap_err *err)
 {
     atomic_store(&w->live, true);
+    ap_metrics_collect(w->metrics, collect, w);
     if (pthread_create(&w->thread, NULL, watch, w) != 0)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for the watermarks");
     w->running = true;
@@ -169,6 +185,7 @@ int ap_watch_start(struct ap_watch *w, struct ap_err *err)
 void ap_watch_close(struct ap_watch *w)
 {
     atomic_store(&w->stop, true);
+    ap_metrics_uncollect(w->metrics, collect, w);
     if (w->running)
         pthread_join(w->thread, NULL);
     w->running = false;
@@ -189,14 +206,38 @@ void ap_watch_release(struct ap_watch *w)
     pthread_mutex_unlock(&w->lock);
 }
 
-int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err)
+/* Under the lock. */
+static bool covers(const struct ap_watch *w, size_t i, const struct ap_token *token)
+{
+    return ap_token_covered(token, w->marks[i].positions, w->marks[i].count);
+}
+
+static bool enough(const struct ap_watch *w, const struct ap_token *token, size_t need)
+{
+    size_t n = 0;
+    if (need == 0)
+        return covers(w, 0, token);
+    for (size_t i = 0; i <= w->config->other_count && n < need; i++)
+        n += covers(w, i, token);
+    return n >= need;
+}
+
+bool ap_watch_covers(struct ap_watch *w, size_t i, const struct ap_token *token)
+{
+    pthread_mutex_lock(&w->lock);
+    bool yes = covers(w, i, token);
+    pthread_mutex_unlock(&w->lock);
+    return yes;
+}
+
+int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, size_t need, int64_t deadline_ns, struct ap_err *err)
 {
     struct timespec at = {deadline_ns / 1000000000, deadline_ns % 1000000000};
     int late = 0;
     bool covered;
     pthread_mutex_lock(&w->lock);
-    while (!(covered = ap_token_covered(token, w->marks[0].positions, w->marks[0].count)) && late != ETIMEDOUT && !w->released)
+    while (!(covered = enough(w, token, need)) && late != ETIMEDOUT && !w->released)
         late = pthread_cond_timedwait(&w->moved, &w->lock, &at);
     pthread_mutex_unlock(&w->lock);
-    return covered ? 0 : ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "Kafka has the write, but its region has not made it visible within the deadline");
+    return covered ? 0 : ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "Kafka has the write, but not enough regions have made it visible within the deadline");
 }

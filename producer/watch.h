@@ -22,9 +22,11 @@ struct ap_watch {
     _Atomic bool live; /* started: what comes now is new, not the end of the log */
 
     pthread_mutex_t lock;
-    pthread_cond_t moved; /* the own region's watermark has */
+    pthread_cond_t moved; /* a region's watermark has */
     bool released;
     struct ap_watermark marks[AP_REGIONS_MAX + 1]; /* own region first, then others in config's order */
+    _Atomic int64_t heard_ms[AP_REGIONS_MAX + 1]; /* monotonic, when it came; 0: none yet */
+    struct ap_metrics *metrics;
     struct ap_metric *seen, *refused;
 };
 void ap_watch_init(struct ap_watch *w, const struct ap_producer_config *config, const struct ap_schemas *schemas, struct ap_drift *drift, struct ap_metrics *metrics);
@@ -32,8 +34,10 @@ void ap_watch_init(struct ap_watch *w, const struct ap_producer_config *config, 
 int ap_watch_open(struct ap_watch *w, int timeout_ms, struct ap_err *err);
 int ap_watch_start(struct ap_watch *w, struct ap_err *err);
 void ap_watch_close(struct ap_watch *w);
-/* Wait until the own region's watermark covers token. 0 or AP_ETIMEOUT. Any thread. */
-int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
+/* Wait until the watermarks of `need` regions, whichever, cover token; 0: until the own region's does. 0 or AP_ETIMEOUT. Any thread. */
+int ap_watch_wait(struct ap_watch *w, const struct ap_token *token, size_t need, int64_t deadline_ns, struct ap_err *err);
+/* Does region i's (0: own) newest watermark cover token? Any thread. */
+bool ap_watch_covers(struct ap_watch *w, size_t i, const struct ap_token *token);
 /* Every wait, now and later, ends with AP_ETIMEOUT: the process is stopping. */
 void ap_watch_release(struct ap_watch *w);
 /* Feed one watermark record, as read from region i's topic (0: own): for tests. */

@@ -7,6 +7,8 @@
 #include "common/timeutil.h"
 
 #define TOKEN_HEADER "X-Antipode-Token"
+#define LEVEL_HEADER "X-Antipode-Level"
+#define MISSING_HEADER "X-Antipode-Missing"
 #define TIMEOUT_MAX_S 3600
 
 /* --- what was asked for --- */
@@ -21,7 +23,7 @@ static bool listed(const char *const *list, const char *name, size_t len)
 
 static int check_names(const char *query, const char *const *also, struct ap_err *err)
 {
-    static const char *const ours[] = {"wait", "timeout", "ordering", NULL};
+    static const char *const ours[] = {"level", "wait", "timeout", "ordering", NULL};
     for (const char *p = query; *p;) {
         size_t pair = strcspn(p, "&"), name = strcspn(p, "=&");
         if (name && !listed(ours, p, name) && !listed(also, p, name))
@@ -69,12 +71,12 @@ static int merge_token(struct ap_producer *p, const char *text, struct ap_err *e
 
 int ap_write_options_read(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, struct ap_write_options *out, struct ap_err *err)
 {
-    const char *wait = ap_http_query(req, "wait");
+    const char *level = ap_http_query(req, "level");
     int64_t ms;
-    *out = (struct ap_write_options){.wait = wait && strcmp(wait, "true") == 0};
-    if (wait && !out->wait && strcmp(wait, "false") != 0)
-        return ap_err_set(err, AP_EINVAL, AP_POISON, "wait: \"%.32s\" is neither true nor false", wait);
-    int rc = check_names(ap_http_query_string(req), also, err);
+    *out = (struct ap_write_options){0};
+    int rc = ap_write_level_parse(level ? level : ap_http_header(req, LEVEL_HEADER), ap_http_query(req, "wait"), p->config->other_count, &out->level, err);
+    if (rc == 0)
+        rc = check_names(ap_http_query_string(req), also, err);
     if (rc == 0)
         rc = read_ordering(ap_http_query(req, "ordering"), err);
     if (rc == 0)
@@ -85,6 +87,23 @@ int ap_write_options_read(const struct ap_http_request *req, struct ap_producer 
     if ((rc = ap_producer_may_write(p, err)) != 0)
         return rc;
     return merge_token(p, ap_http_header(req, TOKEN_HEADER), err);
+}
+
+int ap_write_definition_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err)
+{
+    int rc = ap_write_options_read(req, p, NULL, out, err);
+    if (rc == 0 && out->level >= AP_LEVEL_QUORUM)
+        rc = ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "level=%s is not supported here: only writes of points wait for other regions", ap_write_level_name(out->level));
+    return rc;
+}
+
+int ap_write_barrier_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err)
+{
+    int64_t ms;
+    *out = (struct ap_write_options){0};
+    int rc = read_timeout(ap_http_query(req, "timeout"), p->config->request_timeout_ms, &ms, err);
+    out->deadline_ns = ap_http_start_ns(req) + ms * 1000000;
+    return rc;
 }
 
 /* --- doing it --- */
@@ -108,11 +127,12 @@ int ap_write_records(struct ap_producer *p, struct ap_topic *topic, const struct
 
 enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token *token, const struct ap_write_options *o)
 {
-    if (!o->wait)
+    if (o->level == AP_LEVEL_LOCAL)
         return AP_WRITE_ACKNOWLEDGED;
     int64_t start = ap_mono_ns();
-    int rc = token->count ? ap_watch_wait(&p->watch, token, o->deadline_ns, NULL) : 0;
-    ap_observe(p->visible_latency, (double)(ap_mono_ns() - start) * 1e-9);
+    int rc = token->count ? ap_watch_wait(&p->watch, token, ap_write_level_need(o->level, p->config->other_count + 1), o->deadline_ns, NULL) : 0;
+    ap_observe(p->wait_latency[o->level], (double)(ap_mono_ns() - start) * 1e-9);
+    ap_count(p->waits[o->level][rc != 0], 1);
     return rc ? AP_WRITE_TIMEOUT : AP_WRITE_COMPLETED;
 }
 
@@ -136,12 +156,26 @@ static json_t *print_token(struct ap_http_request *req, const struct ap_token *t
     return json;
 }
 
-void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token, json_t *more)
+/* Who it is that does not show it: asked anew, so one that came in this instant is not accused. */
+static json_t *print_missing(struct ap_http_request *req, struct ap_producer *p, const struct ap_token *token, enum ap_write_level level)
+{
+    struct ap_buf text = {0};
+    ap_write_missing(&p->watch, token, level == AP_LEVEL_VISIBLE, &text);
+    ap_http_add_header(req, MISSING_HEADER, (char *)text.data);
+    json_t *json = json_string((char *)text.data);
+    ap_buf_free(&text);
+    return json;
+}
+
+void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
+                    const struct ap_write_options *o, json_t *more)
 {
     json_t *result = json_object();
     json_object_set_new(result, "operation_id", json_integer((json_int_t)atomic_fetch_add(&p->operations, 1) + 1));
     json_object_set_new(result, "status", json_string(ap_write_status_name(status)));
     json_object_set_new(result, "token", print_token(req, token));
+    if (status == AP_WRITE_TIMEOUT)
+        json_object_set_new(result, "missing", print_missing(req, p, token, o->level));
     if (more)
         json_object_update(result, more);
     json_decref(more);

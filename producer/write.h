@@ -2,17 +2,23 @@
 #ifndef ANTIPODE_PRODUCER_WRITE_H
 #define ANTIPODE_PRODUCER_WRITE_H
 #include "common/http.h"
+#include "producer/levels.h"
 #include "producer/points.h"
 #include "producer/producer.h"
 
 /* What a request asked for beside its body. */
 struct ap_write_options {
-    bool wait;           /* until this region shows it */
+    enum ap_write_level level;
     int64_t deadline_ns; /* monotonic; for all of it */
 };
-/* From the query string and headers: wait, timeout (seconds), ordering (weak only), and the names in also; anything else is
+/* From the query string and headers: level, wait, timeout (seconds), ordering (weak only), and the names in also; anything else is
  * refused by name. A token in X-Antipode-Token moves the clock. also: NULL-terminated, may be NULL. */
 int ap_write_options_read(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, struct ap_write_options *out, struct ap_err *err);
+
+/* For changes of definitions: only Kafka is waited for, so a level that asks for regions is refused. */
+int ap_write_definition_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err);
+/* For a barrier: timeout alone, and no look at whether writes are taken. */
+int ap_write_barrier_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err);
 
 enum ap_write_status { AP_WRITE_ACKNOWLEDGED, AP_WRITE_COMPLETED, AP_WRITE_TIMEOUT };
 const char *ap_write_status_name(enum ap_write_status s); /* Qdrant's words */
@@ -20,12 +26,14 @@ const char *ap_write_status_name(enum ap_write_status s); /* Qdrant's words */
 /* Publish and wait for Kafka's acknowledgement. token: zeroed by the caller, who finishes it, also on failure. */
 int ap_write_records(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n,
                      const struct ap_write_options *o, struct ap_token *token, struct ap_err *err);
-/* With wait: until the region's watermark covers token. */
+/* Until the regions that the level asks for show token. */
 enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token *token, const struct ap_write_options *o);
 
 /* Answer with {"operation_id","status","token", ...}; more (stolen, may be NULL) has further members. The token goes into
- * the header X-Antipode-Token as well. */
-void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token, json_t *more);
+ * the header X-Antipode-Token as well; after a timeout the regions that do not show it go into X-Antipode-Missing and
+ * "missing". */
+void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
+                    const struct ap_write_options *o, json_t *more);
 /* Answer with an error, and count it. */
 void ap_write_reply_err(struct ap_http_request *req, struct ap_producer *p, const struct ap_err *err);
 
