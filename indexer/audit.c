@@ -6,7 +6,6 @@
 #include <xxhash.h>
 #include "common/timeutil.h"
 
-#define SNAPSHOT_NS 250000000
 #define CLOCK_EVERY 1024
 
 struct pass { struct ap_audit *audit; int64_t until_ns; };
@@ -34,7 +33,7 @@ void ap_audit_init(struct ap_audit *a, struct ap_store *store, uint64_t collecti
     size_t size = 1024;
     while (size / 4 * 3 < expected)
         size *= 2;
-    *a = (struct ap_audit){.store = store, .collection = collection, .buckets = *buckets, .verify = verify};
+    *a = (struct ap_audit){.store = store, .collection = collection, .buckets = *buckets, .verify = verify, .snapshot_ns = 250000000};
     a->rows = rows_new(size);
     a->mask = size - 1;
 }
@@ -70,9 +69,9 @@ static int take(void *arg, uint64_t slot, const struct ap_row *row)
 {
     struct pass *p = arg;
     struct ap_audit *a = p->audit;
+    if (++a->read % CLOCK_EVERY == 0 && ap_mono_ns() >= p->until_ns)
+        return 1; /* this row is met again in the next snapshot */
     a->cursor = slot + 1;
-    if (++a->read % CLOCK_EVERY == 0 && ap_mono_ns() > p->until_ns)
-        return 1;
     if (row->flags == 0) {
         if (a->unreadable++ == 0)
             a->unreadable_slot = slot;
@@ -103,7 +102,7 @@ int ap_audit_catch_up(struct ap_audit *a, struct ap_snapshot **snapshot, struct 
         int rc = ap_snapshot_begin(a->store, snapshot, err);
         if (rc < 0)
             return rc;
-        p.until_ns = ap_mono_ns() + SNAPSHOT_NS;
+        p.until_ns = ap_mono_ns() + a->snapshot_ns;
         rc = ap_snapshot_scan(*snapshot, a->cursor, take, &p, err);
         if (rc == 0)
             return 0; /* the end */

@@ -30,6 +30,7 @@ struct ap_audit {
     uint64_t collection;
     struct ap_audit_buckets buckets;
     bool verify;            /* recompute the checksum of every row */
+    int64_t snapshot_ns;    /* how long one snapshot may last; tests shorten it */
     uint64_t cursor;        /* slots below have been read */
     struct ap_audit_row *rows;
     size_t mask, used;
