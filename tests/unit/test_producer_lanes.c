@@ -25,9 +25,12 @@ static int64_t in_ms(int64_t ms)
 
 static void random_key(struct ap_key *key)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct ap_point_id id;
+    pthread_mutex_lock(&lock);
     ap_put_le64(id.b, rnd());
     ap_put_le64(id.b + 8, rnd());
+    pthread_mutex_unlock(&lock);
     ap_key_make(7, &id, key);
 }
 
@@ -345,7 +348,10 @@ START_TEST(a_record_that_kafka_refuses_ends_the_incarnation)
     life_open(&life, NULL);
     rd_kafka_mock_push_request_errors(life_mock, 0 /* Produce */, 1, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
     upserts(records, 1);
-    ck_assert_int_eq(publish(&life, records, 1, &token, &published, &err), AP_EKAFKA);
+    int rc = 0;
+    for (int i = 0; i < 10 && rc == 0; i++) /* a heartbeat may meet the error instead: then the next write learns of it */
+        rc = publish(&life, records, 1, &token, &published, &err);
+    ck_assert(rc == AP_EKAFKA || rc == AP_ENOTREADY);
     ck_assert_int_eq(publish(&life, records, 1, &token, &published, &err), AP_ENOTREADY);
     ck_assert_uint_eq(published, 0);
     ck_assert(ap_producer_has_failed(&life.p, &err));
