@@ -159,7 +159,7 @@ def show(eu, us) -> None:
     for question in list(zip(q_vectors, q_payloads))[:2]:
         ask((eu, us), question)
     lag((eu, us))
-    point = next(i for i, p in enumerate(payloads) if p["summary"])
+    point = next((i for i, p in enumerate(payloads) if p["name"] == "gnuchess"), 0)
     say(f"""
 try it: what is like "{payloads[point]['name']}: {payloads[point]['summary']}", asked in us
   curl -s {us.indexer.url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'
