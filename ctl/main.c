@@ -9,6 +9,7 @@ static const struct ap_command commands[] = {
     {"lag", "how far each region is behind each origin, by partition", ap_cmd_lag, ap_help_lag},
     {"cat", "the records of a topic, decoded, as JSON lines", ap_cmd_cat, ap_help_cat},
     {"verify", "whether regions hold the same rows; and repair", ap_cmd_verify, ap_help_verify},
+    {"dlq", "dead letters: list, show, redrive", ap_cmd_dlq, ap_help_dlq},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
