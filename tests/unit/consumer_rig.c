@@ -44,6 +44,13 @@ static rd_kafka_t *client(struct rig *r, rd_kafka_type_t type)
     return rk;
 }
 
+void rig_settle(struct rig *r)
+{
+    if (r->adding)
+        pthread_join(r->adding, NULL);
+    r->adding = 0;
+}
+
 void rig_open(struct rig *r)
 {
     memset(r, 0, sizeof *r);
@@ -68,8 +75,7 @@ void rig_close(struct rig *r)
 {
     if (r->consumer)
         rig_stop(r);
-    if (r->adding)
-        pthread_join(r->adding, NULL);
+    rig_settle(r);
     rd_kafka_destroy(r->producer);
     rd_kafka_mock_cluster_destroy(r->mock);
     rd_kafka_destroy(r->host);
@@ -88,9 +94,7 @@ static void *run(void *arg)
 
 void rig_start(struct rig *r, const char *options)
 {
-    if (r->adding)
-        pthread_join(r->adding, NULL);
-    r->adding = 0;
+    rig_settle(r);
     char text[2048];
     bool regions = options && strstr(options, "regions = ");
     int n = snprintf(text, sizeof text,

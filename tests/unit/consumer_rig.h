@@ -33,6 +33,7 @@ struct rig {
 void rig_open(struct rig *r);  /* cluster and all topics; the consumer does not run yet */
 void rig_close(struct rig *r); /* stops it if need be */
 void rig_topic(struct rig *r, const char *name);
+void rig_settle(struct rig *r); /* both brokers, 0 and 1, are there; rig_start waits for it by itself */
 /* options: lines of configuration after the usual ones, or NULL. */
 void rig_start(struct rig *r, const char *options);
 /* Stops the consumer and asserts that it had no error. */

@@ -153,6 +153,34 @@ START_TEST(poison_goes_to_the_dead_letters_with_its_reason_and_the_stream_goes_o
 }
 END_TEST
 
+/* Errors that the brokers still have to give for requests to produce. */
+static size_t errors_left(void)
+{
+    size_t left = 0, count;
+    for (int32_t broker = 0; broker < 2; broker++)
+        if (!rd_kafka_mock_broker_error_stack_cnt(rig.mock, broker, 0 /* Produce */, &count))
+            left += count;
+    return left;
+}
+
+START_TEST(nothing_is_committed_before_kafka_has_the_dead_letters)
+{
+    enum { ERRORS = 4, RTT_MS = 50 };
+    struct ap_key key = rig_key(7, 1);
+    rig_send(&rig, "eu.vec-mutations", 1, key.b, sizeof key.b, "poison", 6);
+    eu_writes(1, 1, 10, NULL);
+    rig_settle(&rig);
+    for (int32_t broker = 0; broker < 2; broker++)
+        for (int i = 0; i < ERRORS; i++)
+            ck_assert_int_eq(rd_kafka_mock_broker_push_request_error_rtts(rig.mock, broker, 0, (size_t)1, RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, (int)RTT_MS), 0);
+    rig_start(&rig, NULL);
+    rig_wait(&rig, "antipode_consumer_applied_total", EU, 1);
+    ck_assert_uint_le(errors_left(), ERRORS); /* one of the two has the letter's partition, and had to take it at last */
+    rd_kafka_message_destroy(rig_letter(&rig, "offset", "0"));
+    rig_stop(&rig);
+}
+END_TEST
+
 START_TEST(a_restart_goes_on_from_the_stored_offsets)
 {
     for (unsigned i = 1; i <= 50; i++)
@@ -194,7 +222,7 @@ START_TEST(a_topic_that_appears_later_is_found_and_read)
     rig_start(&rig, "regions = us,eu,ap\ncontrol.wait_ms = 100");
     us_writes(1, 1, 10, NULL);
     rig_wait(&rig, "antipode_consumer_applied_total", US, 1);
-    wait_not_ready("topic ap.");
+    wait_not_ready("topic ap.vec-control does not exist");
     uint64_t ap_stream = ap_incarnation_new(ap_wall_ms());
     rig_topic(&rig, "ap.vec-control");
     rig_register(&rig, "ap.vec-control", "ap", ap_stream, 0);
@@ -386,6 +414,7 @@ int main(void)
     tcase_add_test(tc, a_record_delivered_again_is_skipped_and_counted);
     tcase_add_test(tc, a_hole_is_shown_and_a_late_record_closes_it);
     tcase_add_test(tc, poison_goes_to_the_dead_letters_with_its_reason_and_the_stream_goes_on);
+    tcase_add_test(tc, nothing_is_committed_before_kafka_has_the_dead_letters);
     tcase_add_test(tc, a_restart_goes_on_from_the_stored_offsets);
     tcase_add_test(tc, a_replay_from_the_beginning_changes_nothing);
     tcase_add_test(tc, a_topic_that_appears_later_is_found_and_read);

@@ -120,6 +120,20 @@ START_TEST(a_raw_vector_whose_mutation_was_lost_does_not_hold_up_the_rest)
 }
 END_TEST
 
+START_TEST(one_that_waits_is_dropped_when_its_mutation_proves_lost)
+{
+    write_mutation(1, 1);
+    write_raw(2, 2, 2.0f);
+    rig_start(&rig, NULL);
+    rig_wait(&rig, "antipode_consumer_raw_waiting_records", RAW_1, 1);
+    write_mutation(3, 3);
+    rig_wait(&rig, "antipode_consumer_raw_dropped_total", US, 1);
+    rig_wait(&rig, "wal_commit_index", RAW_1, 1);
+    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_raw_expired_total", US), 0);
+    rig_stop(&rig);
+}
+END_TEST
+
 START_TEST(one_whose_mutation_never_comes_is_given_up_after_a_time)
 {
     uint64_t lost = ap_incarnation_new(ap_wall_ms());
@@ -179,6 +193,7 @@ int main(void)
     tcase_add_test(tc, one_that_waits_is_read_again_after_a_restart);
     tcase_add_test(tc, the_raw_vector_of_a_version_that_is_gone_is_dropped);
     tcase_add_test(tc, a_raw_vector_whose_mutation_was_lost_does_not_hold_up_the_rest);
+    tcase_add_test(tc, one_that_waits_is_dropped_when_its_mutation_proves_lost);
     tcase_add_test(tc, one_whose_mutation_never_comes_is_given_up_after_a_time);
     tcase_add_test(tc, a_full_queue_pauses_the_raw_partition_and_loses_nothing);
     tcase_add_test(tc, raw_vectors_that_cannot_be_read_are_dead_letters);
