@@ -110,6 +110,8 @@ static void append(struct ap_index *index, struct ap_run_row **rows, size_t n, c
             set_aside(index, rows[i], true);
         n = 0;
     }
+    for (size_t i = 0; codec && i < n && coll->definition->c.params.distance == AP_COSINE; i++)
+        ap_normalize(vectors + i * dim, dim); /* vector.c says why */
     for (size_t i = 0; i < n;) {
         struct ap_segment *s = room_for(index, coll, slots[i]);
         size_t run = 1, room = s->cap - atomic_load(&s->count);

@@ -10,8 +10,7 @@
  * A job works on references and short snapshots; only its end takes the apply lock: the live bits are then copied as they
  * are, and the list is swapped. A job that fails is logged and its collection rests for a while. */
 #include <assert.h>
-#include <inttypes.h>
-#include <math.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -300,6 +299,7 @@ static void *builder_main(void *arg)
         struct job job;
         if (choose_job(index, &job)) {
             do_job(index, &job);
+            malloc_trim(0); /* its blocks and FAISS's small pieces lie scattered over the heap */
             pthread_mutex_lock(&index->build_lock);
             pthread_cond_broadcast(&index->built);
             pthread_mutex_unlock(&index->build_lock);

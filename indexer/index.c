@@ -5,7 +5,7 @@
 #include "indexer/index.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +122,9 @@ int ap_index_open(struct ap_index **out, struct ap_store *store, const struct ap
         free(index);
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for the index");
     }
+    /* Building takes and gives back tens of megabytes. By default glibc learns from the first such block to take the next
+     * from the heap, where it does not come back from. */
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
     index->store = store;
     index->options = *options;
     index->options.path = index->path;

@@ -153,6 +153,7 @@ enum ap_vector_fit ap_row_vector(const struct ap_snapshot *snapshot, const struc
 struct ap_vector_batch {
     const struct ap_state *state;
     uint32_t dim;
+    enum ap_distance distance;
     size_t cap, count;
     uint64_t *slots;
     struct ap_point_id *ids;
@@ -165,7 +166,7 @@ struct ap_vector_batch {
     uint8_t *codes;
     float *decoded;
 };
-struct ap_vector_batch *ap_vector_batch_new(uint32_t dim, size_t cap);
+struct ap_vector_batch *ap_vector_batch_new(uint32_t dim, enum ap_distance distance, size_t cap);
 void ap_vector_batch_free(struct ap_vector_batch **batch);
 void ap_vector_batch_clear(struct ap_vector_batch *batch, const struct ap_state *state);
 /* Row of slot; there must be room. */

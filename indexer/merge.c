@@ -295,7 +295,7 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err)
 {
     const struct ap_control_collection *p = &definition->c.params;
-    struct merging m = {.index = index, .state = state, .params = p, .batch = ap_vector_batch_new(p->dim, BLOCK), .file = {.fd = -1}};
+    struct merging m = {.index = index, .state = state, .params = p, .batch = ap_vector_batch_new(p->dim, p->distance, BLOCK), .file = {.fd = -1}};
     int rc = 0;
     *out = NULL;
     gather(sources, count, &m.slots);

@@ -58,7 +58,7 @@ static void *fresh(void *old, size_t bytes)
 }
 
 /* Room for dim floats, k candidates, and hits. */
-static struct scratch *scratch_get(uint32_t dim, size_t k, size_t hit_room)
+static struct scratch *scratch_get(uint32_t dim, enum ap_distance distance, size_t k, size_t hit_room)
 {
     pthread_once(&scratch_once, scratch_make_key);
     struct scratch *s = pthread_getspecific(scratch_key);
@@ -84,8 +84,9 @@ static struct scratch *scratch_get(uint32_t dim, size_t k, size_t hit_room)
     }
     if (!s->batch || s->batch->dim != dim) {
         ap_vector_batch_free(&s->batch);
-        s->batch = ap_vector_batch_new(dim, BLOCK);
+        s->batch = ap_vector_batch_new(dim, distance, BLOCK);
     }
+    s->batch->distance = distance;
     return s;
 }
 
@@ -197,7 +198,7 @@ static int collect(struct search *s, size_t k, struct ap_top *top, struct ap_err
         size_t room = k;
         for (size_t j = 0; j < s->c->count; j++)
             room = ap_segment_room(s->c->segments[j]) > room ? ap_segment_room(s->c->segments[j]) : room;
-        scratch_get(s->params->dim, room, s->hit_room);
+        scratch_get(s->params->dim, s->params->distance, room, s->hit_room);
         sq.scores = s->scratch->scores;
         sq.ordinals = s->scratch->ordinals;
         *top = (struct ap_top){s->scratch->heap, 0, k};
@@ -384,7 +385,7 @@ int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, con
     k = k > want ? k : want;
     bool rows = q->exact || q->filter || k >= points;
     size_t room = (size_t)q->limit * 2 + BLOCK;
-    struct scratch *scratch = scratch_get(sc->definition->c.params.dim, rows ? 1 : k, room);
+    struct scratch *scratch = scratch_get(sc->definition->c.params.dim, sc->definition->c.params.distance, rows ? 1 : k, room);
     struct search s = {.view = view, .c = sc, .params = &sc->definition->c.params, .q = q, .scratch = scratch, .hit_room = room};
     memcpy(scratch->query, q->vector, s.params->dim * sizeof *scratch->query);
     if (s.params->distance == AP_COSINE)
