@@ -58,21 +58,27 @@ static const struct ap_http_route routes[] = {
 };
 
 static const char *const pass_headers[] = {AP_TOKEN_HEADER, "traceparent", "tracestate", NULL};
-static const char *const keep_headers[] = {AP_TOKEN_HEADER, "Retry-After", "Allow", NULL};
+static const char *const keep_headers[] = {AP_TOKEN_HEADER, "X-Antipode-Missing", "Retry-After", "Allow", NULL};
 
 static void register_metrics(struct ap_api *api)
 {
     struct ap_metrics *m = api->metrics;
-    static const char waits[] = "Waits for a token to be visible, by what for and how they ended.";
-    static const char times[] = "Seconds waited for a token to be visible.";
+    static const char waits[] = "Waits until what was asked for is visible, by level and how they ended.";
+    static const char times[] = "Seconds waited until what was asked for was visible.";
     api->query_latency = ap_histogram(m, "vector_search_query_latency_seconds", NULL, "Queries and searches, from the headers read to the answer built.");
     api->search_latency = ap_histogram(m, "search_latency_seconds", NULL, "The search in the index alone, of each query.");
-    api->read_waits[0] = ap_counter(m, "antipode_waits_total", "for=\"read\",result=\"visible\"", waits);
-    api->read_waits[1] = ap_counter(m, "antipode_waits_total", "for=\"read\",result=\"timeout\"", waits);
-    api->write_waits[0] = ap_counter(m, "antipode_waits_total", "for=\"write\",result=\"visible\"", waits);
-    api->write_waits[1] = ap_counter(m, "antipode_waits_total", "for=\"write\",result=\"timeout\"", waits);
-    api->read_wait_time = ap_histogram(m, "antipode_wait_seconds", "for=\"read\"", times);
-    api->write_wait_time = ap_histogram(m, "antipode_wait_seconds", "for=\"write\"", times);
+    for (size_t i = AP_READ_SESSION; i < AP_READ_LEVELS; i++)
+        for (size_t late = 0; late < 2; late++) {
+            const char *name = ap_read_level_name((enum ap_read_level)i);
+            char labels[80];
+            snprintf(labels, sizeof labels, "for=\"read\",level=\"%s\",result=\"%s\"", name, late ? "timeout" : "visible");
+            api->read_waits[i][late] = ap_counter(m, "antipode_waits_total", labels, waits);
+            snprintf(labels, sizeof labels, "for=\"read\",level=\"%s\"", name);
+            api->read_wait_time[i] = ap_histogram(m, "antipode_wait_seconds", labels, times);
+        }
+    api->write_waits[0] = ap_counter(m, "antipode_waits_total", "for=\"write\",level=\"visible\",result=\"visible\"", waits);
+    api->write_waits[1] = ap_counter(m, "antipode_waits_total", "for=\"write\",level=\"visible\",result=\"timeout\"", waits);
+    api->write_wait_time = ap_histogram(m, "antipode_wait_seconds", "for=\"write\",level=\"visible\"", times);
     ap_metrics_collect(m, ap_collect_collections, api);
 }
 
@@ -85,6 +91,8 @@ static int start(struct ap_api *api, struct ap_err *err)
                                    .max_connections = (unsigned)c->max_connections, .idle_timeout_s = (unsigned)c->idle_timeout_s,
                                    .routes = routes, .metrics = api->metrics, .user = api};
     int rc = ap_forward_new(&api->forward, &forward, err);
+    if (rc == 0)
+        rc = ap_fresh_start(&api->fresh, &c->peers, api->metrics, err);
     return rc ? rc : ap_http_start(&api->server, &http, err);
 }
 
@@ -105,7 +113,7 @@ int ap_api_start(struct ap_api **out, const struct ap_indexer_config *config, st
     if (rc == 0)
         *out = api;
     else
-        ap_forward_free(&api->forward); /* api stays: the collector has it, and the daemon ends */
+        ap_fresh_stop(&api->fresh), ap_forward_free(&api->forward); /* api stays: the collector has it, and the daemon ends */
     return rc;
 }
 
@@ -133,6 +141,7 @@ void ap_api_stop(struct ap_api **api)
         return;
     ap_http_stop(&(*api)->server);
     ap_verify_free(&(*api)->verify);
+    ap_fresh_stop(&(*api)->fresh);
     ap_forward_free(&(*api)->forward);
     pthread_mutex_destroy(&(*api)->lock);
     free(*api);

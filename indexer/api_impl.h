@@ -7,8 +7,12 @@
 #include "indexer/api.h"
 #include "indexer/api_request.h"
 #include "indexer/forward.h"
+#include "indexer/fresh.h"
+#include "indexer/levels.h"
 
 #define AP_TOKEN_HEADER "X-Antipode-Token"
+#define AP_SEEN_HEADER "X-Antipode-Seen"
+#define AP_LEVEL_HEADER "X-Antipode-Level"
 
 struct ap_api {
     const struct ap_indexer_config *config;
@@ -17,13 +21,14 @@ struct ap_api {
     struct ap_http_server *server;
     struct ap_metrics *metrics;
     struct ap_verify *verify;
+    struct ap_fresh *fresh;
     _Atomic(struct ap_index *) index; /* NULL until attached */
     struct ap_tail *tail;             /* set before index */
     pthread_mutex_t lock;             /* guards state */
     char state[256];
     struct ap_metric *query_latency, *search_latency;
-    struct ap_metric *read_waits[2], *write_waits[2]; /* [0] became visible, [1] timed out */
-    struct ap_metric *read_wait_time, *write_wait_time;
+    struct ap_metric *read_waits[AP_READ_LEVELS][2], *write_waits[2]; /* [0] became visible, [1] timed out */
+    struct ap_metric *read_wait_time[AP_READ_LEVELS], *write_wait_time;
 };
 
 /* --- every read (api_read.c) --- */
@@ -36,10 +41,14 @@ struct ap_read {
     struct ap_view *view;
     struct ap_collection_view c;
 };
-/* Checks `consistency`, waits for the session token, begins the view. Without `named` the collection is left out.
+/* Checks `consistency`, waits for what the level asks for, begins the view. Without `named` the collection is left out.
  * On failure it has replied. The reader ends the read. */
 int ap_read_begin(struct ap_read *r, struct ap_http_request *req, bool named);
 void ap_read_end(struct ap_read *r);
+/* Waits until this region shows what the request's level, tokens and bound ask for (api_levels.c). AP_ENOTREADY: not in time. */
+int ap_read_wait(struct ap_read *r, struct ap_err *err);
+/* Where the request has X-Antipode-Seen: put the visible positions into the answer's. */
+void ap_read_say_seen(struct ap_read *r);
 /* The request's deadline (CLOCK_MONOTONIC ns): its `timeout` in seconds, else the configured one. */
 int ap_api_deadline(struct ap_api *api, const struct ap_http_request *req, int64_t *deadline_ns, struct ap_err *err);
 /* The body, taken apart; on failure it has replied. */

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "common/timeutil.h"
-#include "common/watermark.h"
 #include "indexer/api_impl.h"
 #include "indexer/json_out.h"
 
@@ -22,7 +21,7 @@ static int check_consistency(const struct ap_http_request *req, struct ap_err *e
     if (!given || !strcmp(given, "1"))
         return 0;
     return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "consistency=%.40s is not supported: a region answers reads alone, which is consistency=1; "
-                      "to read what you wrote, send the write's " AP_TOKEN_HEADER " header back", given);
+                      "to read what you wrote, send the write's " AP_TOKEN_HEADER " header back; to read what anybody wrote, ask for level=strong", given);
 }
 
 int ap_api_deadline(struct ap_api *api, const struct ap_http_request *req, int64_t *deadline_ns, struct ap_err *err)
@@ -41,72 +40,6 @@ int ap_api_deadline(struct ap_api *api, const struct ap_http_request *req, int64
     return 0;
 }
 
-static bool entry_covered(const struct ap_token *token, const struct ap_token_entry *entry, const struct ap_position *positions, size_t count)
-{
-    struct ap_token one = *token;
-    one.entries = (struct ap_token_entry *)(uintptr_t)entry; /* only read */
-    one.count = 1;
-    return ap_token_covered(&one, positions, count);
-}
-
-static uint64_t mark_of(const struct ap_token *token, const struct ap_token_entry *entry, const struct ap_position *positions, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (positions[i].stream == token->stream && positions[i].partition == entry->partition && !strcmp(positions[i].topic, entry->topic))
-            return positions[i].mark;
-    return 0;
-}
-
-/* 503, and what is missing: this region cannot give the session read yet, later it can. */
-static int not_covered(struct ap_index *index, const struct ap_token *token, struct ap_err *err)
-{
-    struct ap_position *positions = NULL;
-    const struct ap_token_entry *first = NULL;
-    size_t count = 0, missing = 0;
-    int rc = ap_index_positions(index, &positions, &count, err);
-    if (rc)
-        return rc;
-    for (size_t i = token->count; i-- > 0;)
-        if (!entry_covered(token, &token->entries[i], positions, count)) {
-            first = &token->entries[i];
-            missing++;
-        }
-    if (first)
-        rc = ap_err_set(err, AP_ENOTREADY, AP_RETRY, "session read: not visible here before the deadline: region %s, topic %s, partition %d, record %llu "
-                        "of stream %016llx; visible up to %llu; partitions missing: %zu of %zu", token->region.name, first->topic, first->partition,
-                        (unsigned long long)first->seq, (unsigned long long)token->stream,
-                        (unsigned long long)mark_of(token, first, positions, count), missing, token->count);
-    else
-        rc = ap_err_set(err, AP_ENOTREADY, AP_RETRY, "session read: visible just after the deadline");
-    free(positions);
-    return rc;
-}
-
-/* Session read: wait until what the client wrote, or read elsewhere, is visible here. */
-static int wait_for_token(struct ap_read *r, struct ap_err *err)
-{
-    const char *text = ap_http_header(r->req, AP_TOKEN_HEADER);
-    struct ap_token token;
-    int64_t deadline;
-    int rc = ap_api_deadline(r->api, r->req, &deadline, err);
-    if (rc || !text)
-        return rc;
-    rc = ap_token_parse(text, strlen(text), &token, err);
-    if (rc) {
-        ap_err_wrap(err, AP_TOKEN_HEADER);
-        return rc;
-    }
-    int64_t start = ap_mono_ns();
-    rc = ap_index_wait(r->index, &token, deadline, err);
-    ap_observe(r->api->read_wait_time, (double)(ap_mono_ns() - start) * 1e-9);
-    if (rc == 0 || rc == AP_ETIMEOUT)
-        ap_count(r->api->read_waits[rc != 0], 1);
-    if (rc == AP_ETIMEOUT)
-        rc = not_covered(r->index, &token, err);
-    ap_token_fini(&token);
-    return rc;
-}
-
 static int find_collection(struct ap_read *r, struct ap_err *err)
 {
     const char *name = ap_http_param(r->req, 0);
@@ -122,8 +55,9 @@ int ap_read_begin(struct ap_read *r, struct ap_http_request *req, bool named)
     *r = (struct ap_read){.api = ap_http_user(req), .req = req};
     r->index = r->api->index;
     int rc = r->index ? check_consistency(req, &err) : not_ready(r->api, &err);
-    if (rc == 0) rc = wait_for_token(r, &err);
+    if (rc == 0) rc = ap_read_wait(r, &err);
     if (rc == 0) rc = ap_view_begin(r->index, &r->view, &err);
+    if (rc == 0) ap_read_say_seen(r); /* after the view has begun: it shows no more than this */
     if (rc == 0 && named) rc = find_collection(r, &err);
     if (rc) {
         ap_read_end(r);

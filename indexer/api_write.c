@@ -1,5 +1,6 @@
 /* Writes: passed on to the region's producer, which checks and publishes them. What is added here is `wait`: the producer
- * is asked not to wait, answers with a token, and this process, which knows best, waits until its index covers it.
+ * is asked not to wait, answers with a token, and this process, which knows best, waits until its index covers it. What other
+ * regions show the producer knows: it waits for a quorum or all of them itself.
  *
  * Creating and dropping a collection is waited for always: a client that creates and then reads must find it. */
 #include <stdlib.h>
@@ -11,27 +12,10 @@
 /* The producer has deadlines of its own and answers honestly when they pass; this is for one that hangs. */
 #define FORWARD_GRACE_MS 15000
 
-static int check_wait(const struct ap_http_request *req, bool *wait, struct ap_err *err)
+static int check_wait(const struct ap_http_request *req, struct ap_write_wait *wait, struct ap_err *err)
 {
-    const char *given = ap_http_query(req, "wait");
-    *wait = given && !strcmp(given, "true");
-    if (given && strcmp(given, "true") && strcmp(given, "false"))
-        return ap_err_set(err, AP_EINVAL, AP_POISON, "wait=%.40s is neither true nor false", given);
-    return 0;
-}
-
-/* The query string with wait=false in place of what it says about waiting. Caller frees. */
-static char *query_without_wait(const struct ap_http_request *req)
-{
-    struct ap_buf out = {0};
-    for (const char *p = ap_http_query_string(req); *p;) {
-        size_t n = strcspn(p, "&");
-        if (n && strncmp(p, "wait=", 5) && !(n == 4 && !strncmp(p, "wait", 4)))
-            ap_buf_printf(&out, "%.*s&", (int)n, p);
-        p += n + (p[n] == '&');
-    }
-    ap_buf_append(&out, "wait=false", 11);
-    return (char *)out.data;
+    const char *level = ap_http_query(req, "level");
+    return ap_write_wait_parse(level ? level : ap_http_header(req, AP_LEVEL_HEADER), ap_http_query(req, "wait"), wait, err);
 }
 
 static int64_t forward_timeout_ms(int64_t deadline_ns)
@@ -99,11 +83,11 @@ static void answer_write(struct ap_http_request *req, struct ap_forward_reply *r
 
 /* --- buffered writes --- */
 
-static int forward(struct ap_http_request *req, int64_t deadline_ns, struct ap_forward_reply *reply, struct ap_err *err)
+static int forward(struct ap_http_request *req, const struct ap_write_wait *wait, int64_t deadline_ns, struct ap_forward_reply *reply, struct ap_err *err)
 {
     struct ap_api *api = ap_http_user(req);
     struct ap_forward_request request;
-    char *query = query_without_wait(req);
+    char *query = ap_write_wait_query(ap_http_query_string(req), wait);
     ap_forward_request_of(api->forward, req, &request);
     request.query = query;
     request.timeout_ms = forward_timeout_ms(deadline_ns);
@@ -117,13 +101,13 @@ void ap_serve_write(struct ap_http_request *req)
     struct ap_forward_reply reply;
     struct ap_err err;
     int64_t deadline;
-    bool wait;
+    struct ap_write_wait wait;
     if (check_wait(req, &wait, &err) || ap_api_deadline(ap_http_user(req), req, &deadline, &err) ||
-        forward(req, deadline, &reply, &err)) {
+        forward(req, &wait, deadline, &reply, &err)) {
         ap_http_reply_err(req, &err);
         return;
     }
-    answer_write(req, &reply, wait, deadline);
+    answer_write(req, &reply, wait.here, deadline);
 }
 
 /* --- collections --- */
@@ -165,7 +149,8 @@ static void serve_definition(struct ap_http_request *req, bool create)
     struct ap_err err;
     int64_t deadline;
     uint64_t before = live_id(api->index, name);
-    if (ap_api_deadline(api, req, &deadline, &err) || forward(req, deadline, &reply, &err)) {
+    struct ap_write_wait wait;
+    if (check_wait(req, &wait, &err) || ap_api_deadline(api, req, &deadline, &err) || forward(req, &wait, deadline, &reply, &err)) {
         ap_http_reply_err(req, &err);
         return;
     }
@@ -186,7 +171,7 @@ struct bulk {
     struct ap_forward_stream *stream;
     char *query;
     int64_t deadline_ns;
-    bool wait;
+    struct ap_write_wait wait;
 };
 
 static void *bulk_begin(struct ap_http_request *req)
@@ -200,7 +185,7 @@ static void *bulk_begin(struct ap_http_request *req)
     int rc = check_wait(req, &b->wait, &err);
     if (rc == 0) rc = ap_api_deadline(api, req, &b->deadline_ns, &err);
     if (rc == 0) {
-        b->query = query_without_wait(req);
+        b->query = ap_write_wait_query(ap_http_query_string(req), &b->wait);
         ap_forward_request_of(api->forward, req, &request);
         request.query = b->query;
         request.timeout_ms = forward_timeout_ms(b->deadline_ns);
@@ -221,7 +206,7 @@ static void bulk_finish(struct ap_http_request *req, struct bulk *b)
     }
     /* A body may take long to arrive: the wait for visibility begins when the producer has it all. */
     int64_t asked = b->deadline_ns - ap_http_start_ns(req);
-    answer_write(req, &reply, b->wait, ap_mono_ns() + asked);
+    answer_write(req, &reply, b->wait.here, ap_mono_ns() + asked);
 }
 
 static void bulk_data(struct ap_http_request *req, void *state, const char *bytes, size_t len)

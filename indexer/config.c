@@ -25,7 +25,8 @@ static const struct ap_option options[] = {
     {"max_batch", AP_OPT_INT, AT(max_batch), "1000", 1, 100000, false, "queries in one batch"},
     {"max_dim", AP_OPT_INT, AT(max_dim), "65536", 1, 65536, false, "largest dimension of a query's vector"},
     {"producer.url", AP_OPT_STRING, AT(producer_url), "http://127.0.0.1:8101", 0, 0, false, "this region's producer, to which writes are passed on"},
-    {"wait.timeout_ms", AP_OPT_INT, AT(wait_timeout_ms), "4000", 1, 3600000, false, "milliseconds that wait=true and session reads wait for visibility, when the request names no timeout"},
+    {"peers", AP_OPT_STRING, AT(peers_text), "", 0, 0, false, "a producer of every other region, for bounded and strong reads: us=http://host:port,ap=http://..."},
+    {"wait.timeout_ms", AP_OPT_INT, AT(wait_timeout_ms), "4000", 1, 3600000, false, "milliseconds that writes and reads wait for what their level asks for, when the request names no timeout"},
     {"watermark.interval_ms", AP_OPT_INT, AT(watermark_interval_ms), "100", 10, 60000, false, "least milliseconds between two published watermarks"},
     {"qdrant_version", AP_OPT_STRING, AT(qdrant_version), "1.18.0", 0, 0, false, "version of Qdrant's API that GET / answers; clients compare it with their own"},
     {"log.level", AP_OPT_STRING, AT(log_level), "info", 0, 0, false, "debug, info, warn or error"},
@@ -70,6 +71,8 @@ static int check(struct ap_indexer_config *c, struct ap_err *err)
     int rc = check_regions(c, err);
     if (!rc)
         rc = check_url(c, err);
+    if (!rc)
+        rc = ap_peers_parse(&c->peers, &c->region, c->regions_text, c->peers_text, c->producer_url, err);
     if (!rc && c->worker >= c->workers)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "worker: %lld of %lld workers; they count from 0", (long long)c->worker, (long long)c->workers);
     if (rc)

@@ -47,7 +47,8 @@ class Region:
             "producer": {"partitions": self.world.partitions},
             "consumer": {"store.path": self.data_dir / "store"},
             "indexer": {"store.path": self.data_dir / "store", "index.path": self.data_dir / "index",
-                        "producer.url": self.ports.url("producer")},
+                        "producer.url": self.ports.url("producer"),
+                        "peers": ",".join(f"{n}={self.world.ports[n].url('producer')}" for n in self.world.names if n != self.name)},
         }[role]
         return Daemon(role, self.name, getattr(self.ports, role),
                       common | own | self.world.overrides.get(role, {}), self.world.run_dir, self.world.log_dir,

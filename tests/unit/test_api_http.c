@@ -395,7 +395,7 @@ START_TEST(metrics_are_there)
     struct api_reply reply = api_rig_call(&rig, "GET", "/metrics", NULL, NULL);
     static const char *const lines[] = {"vector_search_query_latency_seconds_count 1\n", "search_latency_seconds_count 1\n",
         "antipode_index_points{collection=\"docs\"} 5\n", "antipode_collection_ready{collection=\"docs\"} 1\n", "antipode_ready 1\n", "antipode_index_visible_slot ",
-        "antipode_waits_total{for=\"read\",result=\"timeout\"} 0\n", "antipode_http_requests_total{route=\"query\",code=\"2xx\"} 1\n", "index_refresh_time_count"};
+        "antipode_waits_total{for=\"read\",level=\"session\",result=\"timeout\"} 0\n", "antipode_http_requests_total{route=\"query\",code=\"2xx\"} 1\n", "index_refresh_time_count"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         ck_assert_msg(strstr(reply.text, lines[i]), "%s is not in\n%s", lines[i], reply.text);
     api_reply_free(&reply);
