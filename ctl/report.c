@@ -72,7 +72,7 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
         {"late", "antipode_consumer_late_total"}, {"dead_letters", "antipode_consumer_dead_letters_total"},
         {"unregistered", "antipode_consumer_unregistered_total"}, {"waiting_for_schema", "antipode_consumer_waiting_schema"},
         {"applied", "antipode_consumer_applied_total"}, {"store_bytes", "antipode_store_used_bytes"},
-        {"store_file_bytes", "antipode_store_file_bytes"}, {"store_slots", "antipode_store_rows"},
+        {"store_file_bytes", "antipode_store_file_bytes"}, {"store_rows", "antipode_store_rows"},
     };
     json_t *out = json_object(), *daemons = json_array(), *lag = json_object();
     const char *state = "ready";
