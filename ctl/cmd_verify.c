@@ -31,7 +31,7 @@ const char ap_help_verify[] =
     "  --dry-run          with --repair: only say what it would do\n"
     "  --settle MS        how long to wait for writes under way (3000)\n"
     "  --all              also list what may be under way still: for streams that have stopped for good\n"
-    "  --watch SECONDS    again and again\n"
+    "  --watch SECONDS    again and again; --metrics FILE: write what is found as metrics, for a collector of text files\n"
     "  --config FILE, --region NAME --indexer URL: the targets, as in `antipode status --help`\n"
     "  --timeout MS       how long to wait for each answer (30000)\n"
     "  --limit N          print at most so many differences a collection (1000; --json prints all)\n"
@@ -48,6 +48,7 @@ struct verify {
     char *collections[COLLECTIONS_MAX]; size_t collection_count;
     struct ap_compare_options options;
     bool repair, dry_run, json;
+    const char *metrics;
     int timeout_ms, watch_s;
     size_t limit;
     struct ap_fetcher *fetcher;
@@ -76,7 +77,7 @@ static int add_collection(struct verify *v, const char *name, struct ap_err *err
     return 0;
 }
 
-enum { COLLECTION = 256, SCRUB, REPAIR, PREFER, DRY_RUN, SETTLE, ALL, WATCH, CONFIG, REGION, INDEXER, TIMEOUT, LIMIT, JSON };
+enum { COLLECTION = 256, SCRUB, REPAIR, PREFER, DRY_RUN, SETTLE, ALL, WATCH, METRICS, CONFIG, REGION, INDEXER, TIMEOUT, LIMIT, JSON };
 
 static int take_option(struct verify *v, int option, struct ap_err *err)
 {
@@ -90,6 +91,7 @@ static int take_option(struct verify *v, int option, struct ap_err *err)
     case SETTLE: return number("--settle", optarg, 0, &v->options.settle_ms, err);
     case ALL: v->options.all = true; break;
     case WATCH: return number("--watch", optarg, 1, &v->watch_s, err);
+    case METRICS: v->metrics = optarg; break;
     case CONFIG: return ap_targets_config(&v->targets, optarg, err);
     case REGION: return ap_targets_region(&v->targets, optarg, err);
     case INDEXER: return ap_targets_url(&v->targets, AP_ROLE_INDEXER, optarg, err);
@@ -131,7 +133,7 @@ static int parse(struct verify *v, int argc, char **argv, struct ap_err *err)
     static const struct option options[] = {
         {"collection", required_argument, NULL, COLLECTION}, {"scrub", no_argument, NULL, SCRUB}, {"repair", no_argument, NULL, REPAIR},
         {"prefer", required_argument, NULL, PREFER}, {"dry-run", no_argument, NULL, DRY_RUN}, {"settle", required_argument, NULL, SETTLE},
-        {"all", no_argument, NULL, ALL}, {"watch", required_argument, NULL, WATCH}, {"config", required_argument, NULL, CONFIG},
+        {"all", no_argument, NULL, ALL}, {"watch", required_argument, NULL, WATCH}, {"metrics", required_argument, NULL, METRICS}, {"config", required_argument, NULL, CONFIG},
         {"region", required_argument, NULL, REGION}, {"indexer", required_argument, NULL, INDEXER}, {"timeout", required_argument, NULL, TIMEOUT},
         {"limit", required_argument, NULL, LIMIT}, {"json", no_argument, NULL, JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int rc = 0;
@@ -263,6 +265,20 @@ static int pair(struct verify *v, const struct ap_side *a, const struct ap_side 
     return worst;
 }
 
+/* Whole or not at all: a collector may read at any time. */
+static int write_metrics(const struct verify *v, const json_t *report)
+{
+    char beside[4096];
+    int n = snprintf(beside, sizeof beside, "%s.new", v->metrics);
+    FILE *f = n < (int)sizeof beside ? fopen(beside, "we") : NULL;
+    if (f)
+        ap_report_print_metrics(report, ap_wall_ms() / 1000, f);
+    if (f && fclose(f) == 0 && rename(beside, v->metrics) == 0)
+        return 0;
+    perror(v->metrics);
+    return 1;
+}
+
 static int run(struct verify *v)
 {
     json_t *report = json_array();
@@ -279,6 +295,8 @@ static int run(struct verify *v)
         ap_report_print_verify(report, v->limit, stdout);
     }
     fflush(stdout);
+    if (v->metrics)
+        worst |= write_metrics(v, report);
     json_decref(report);
     return worst;
 }

@@ -155,3 +155,28 @@ void ap_report_print_verify(const json_t *report, size_t limit, FILE *out)
     json_array_foreach(report, i, c)
         print_one(c, limit, out);
 }
+
+/* --- metrics --- */
+
+void ap_report_print_metrics(const json_t *report, int64_t now_s, FILE *out)
+{
+    static const struct { const char *name, *help, *key; } gauges[] = {
+        {"antipode_verify_different", "1 when the regions differ: rows, sums, indexes, or the collection itself.", NULL},
+        {"antipode_verify_differences", "Rows that differ.", "differences"},
+        {"antipode_verify_under_way", "Rows that differed because writes were under way.", "under_way"},
+        {"antipode_verify_seconds", "How long the comparison took.", "seconds"},
+    };
+    for (size_t g = 0; g < sizeof gauges / sizeof *gauges; g++) {
+        size_t i;
+        json_t *c;
+        fprintf(out, "# HELP %s %s\n# TYPE %s gauge\n", gauges[g].name, gauges[g].help, gauges[g].name);
+        json_array_foreach(report, i, c) {
+            const json_t *regions = json_object_get(c, "regions"), *value = gauges[g].key ? json_object_get(c, gauges[g].key) : NULL;
+            double number = json_is_array(value) ? (double)json_array_size(value) : value ? json_number_value(value) : !json_is_true(json_object_get(c, "equal"));
+            fprintf(out, "%s{collection=\"%s\",a=\"%s\",b=\"%s\"} %.9g\n", gauges[g].name, json_string_value(json_object_get(c, "collection")),
+                    json_string_value(json_array_get(regions, 0)), json_string_value(json_array_get(regions, 1)), number);
+        }
+    }
+    fprintf(out, "# HELP antipode_verify_timestamp_seconds When the regions were last compared.\n# TYPE antipode_verify_timestamp_seconds gauge\n"
+                 "antipode_verify_timestamp_seconds %lld\n", (long long)now_s);
+}

@@ -13,5 +13,7 @@ json_t *ap_report_comparison(const struct ap_side sides[2], const char *collecti
 void ap_report_repair(json_t *comparison, const struct ap_mended *m, bool planned, bool equal_now);
 /* report: an array of comparisons. limit: of differences printed for each. */
 void ap_report_print_verify(const json_t *report, size_t limit, FILE *out);
+/* As metrics (Prometheus text format), for a collector of text files. now_s: of the wall clock. */
+void ap_report_print_metrics(const json_t *report, int64_t now_s, FILE *out);
 
 #endif

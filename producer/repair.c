@@ -22,7 +22,9 @@ static int take_row(struct repair *r, struct ap_producer *p, const struct ap_tar
 {
     struct ap_row row;
     int rc = ap_row_read(bytes, len, 1, &row, err);
-    if (rc == 0 && ap_key_collection(&row.key) != t->collection)
+    if (rc) /* damaged, but by whoever sent it: nothing of ours is */
+        return err->code = AP_EINVAL;
+    if (ap_key_collection(&row.key) != t->collection)
         rc = ap_err_set(err, AP_EINVAL, AP_POISON, "it is of another collection");
     if (rc == 0) /* a version from the future would drag every clock along */
         rc = ap_drift_merge(&p->drift, ap_row_newest(&row).hlc, err);

@@ -10,6 +10,7 @@ import subprocess
 import threading
 
 import pytest
+import requests
 from harness import paths
 from harness.api import Api
 from harness.wait import wait_until
@@ -109,6 +110,54 @@ def test_equal_regions_are_equal(world):
     assert code == 0 and report["equal"] and report["rows"] == {"eu": ROWS, "us": ROWS} and report["differences"] == []
     code, report = verify(world, "equal", "--scrub")
     assert code == 0 and all(r["rows"] == ROWS and r["damaged"] == 0 for side in report["scrub"].values() for r in side)
+
+
+def test_metrics_for_a_collector_of_text_files(world, tmp_path):
+    filled(world, "metered")
+    page = tmp_path / "verify.prom"
+    verify(world, "metered", "--metrics", str(page))
+    text = page.read_text()
+    assert 'antipode_verify_different{collection="metered",a="eu",b="us"} 0\n' in text
+    assert 'antipode_verify_differences{collection="metered",a="eu",b="us"} 0\n' in text and "antipode_verify_timestamp_seconds 1" in text
+
+
+def test_what_is_no_question_and_no_row_is_refused(world):
+    filled(world, "strict")
+    filled(world, "other")
+    url = world["us"].indexer.url
+
+    def post(path, body, want):
+        answer = requests.post(url + path, data=body, timeout=30)
+        assert answer.status_code == want, answer.text
+        return answer
+
+    session = "/antipode/verify/strict"
+    requests.delete(url + "/antipode/verify", timeout=30)
+    post("/antipode/verify/nowhere/split", b"", 404)
+    post(session + "/rows", (77).to_bytes(4, "little"), 409)  # nothing was split before
+    post(session + "/split", b"abc", 400)
+    post(session + "/split", (4096).to_bytes(2, "little"), 400)
+    post(session + "/split", bytes(4), 400)  # bucket 0, twice
+    post(session + "/rows", (4096 * 64).to_bytes(4, "little"), 400)
+    post(session + "/scrub?mend=perhaps", b"", 400)
+    everything = b"".join(i.to_bytes(2, "little") for i in range(4096))
+    assert len(post(session + "/split", everything, 200).content) == 4096 * 64 * 8
+    row = post(session + "/full", (5).to_bytes(16, "big"), 200).content
+    assert len(row) > 72 and int.from_bytes(row[:4], "little") == len(row) - 4
+    assert post(session + "/full", (999_999).to_bytes(16, "big"), 200).content == bytes(4)
+
+    repair = "/collections/strict/points/repair"
+    broken = bytearray(row)
+    broken[90] ^= 1
+    for body in (b"x", row[:-1], row[:50], bytes(broken), row + b"\xff\xff\xff\xff"):
+        post(repair, body, 400)
+    post("/collections/other/points/repair", row, 400)
+    post("/collections/nowhere/points/repair", row, 404)
+    post(repair + "?delete=maybe", row, 400)
+    answer = post(repair, row + row, 200).json()["result"]
+    assert answer["rows"] == 2 and answer["records"] == 2 and answer["token"]
+    post(repair, b"", 200)
+    wait_until(lambda: verify(world, "strict")[0] == 0, 10, "a row published again changes nothing")
 
 
 def test_usage():
