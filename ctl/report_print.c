@@ -63,8 +63,8 @@ static void print_lag_line(const json_t *region, FILE *out)
     bool first = true;
     json_object_foreach(json_object_get(region, "lag"), origin, one) {
         char seconds[32];
-        double records = value_of(one, "records");
-        ap_format_seconds(value_of(one, "seconds"), seconds, sizeof seconds);
+        double behind = value_of(one, "seconds"), records = behind < 1 ? 0 : value_of(one, "records"); /* else: on their way */
+        ap_format_seconds(behind, seconds, sizeof seconds);
         fprintf(out, "%s%s %s behind", first ? "  lag       " : ", ", origin, seconds);
         if (records > 0)
             fprintf(out, " (%.0f records wait here)", records);

@@ -289,6 +289,27 @@ def test_sigterm_ends_it_and_lag_tools_see_its_offsets(us):
     assert [t.offset for t in answer.topic_partitions] == own.seq
 
 
+def test_old_versions_are_dropped_as_the_indexer_goes_on(us):
+    producer = producer_for(us)
+    eu = Stream(producer, "eu", "us")
+    start(us)
+    us.indexer.start()
+    try:
+        for n in range(30000):
+            eu.mutate("UPSERT", n % 100, {"n": n})
+            if n % 1000 == 0:
+                producer.flush(10)  # several batches
+        producer.flush(30)
+        wait_caught_up(us)
+        wait_until(lambda: us.consumer.metric("antipode_consumer_cleaned_rows_total") > 25000, 30, "the cleaner has dropped the old versions")
+    finally:
+        us.indexer.stop()
+    assert us.consumer.metric("antipode_store_rows") == 100
+    assert us.consumer.stop() == 0
+    rows = read_store(us.store_path)
+    assert {json.loads(row.payload)["n"] for row in rows.values()} == set(range(29900, 30000))
+
+
 def test_workers_share_the_partitions(us):
     producer = producer_for(us)
     eu = Stream(producer, "eu", "us")
