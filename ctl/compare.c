@@ -9,7 +9,7 @@
 #include "common/event.h"
 #include "common/timeutil.h"
 
-enum { LOOK_MS = 150, LIVE = 1, TOMBSTONE = 2, DAMAGED = 4 };
+enum { LOOK_MS = 150, LOOK_IDS = 50000, TOMBSTONE = 2, DAMAGED = 4 };
 
 const char *ap_difference_name(enum ap_difference_kind kind)
 {
@@ -250,21 +250,33 @@ static int count_wrong_digests(struct ap_fetcher *f, struct ap_side sides[2], co
 
 /* --- looking again --- */
 
-int ap_compare_again(struct ap_fetcher *f, struct ap_side sides[2], const char *collection, const struct ap_compare_options *o, struct ap_comparison *c, struct ap_err *err)
+/* What both sides have now of the ids that differences from..to name. */
+static int look(struct ap_fetcher *f, struct ap_side sides[2], const char *collection, bool scrub, const struct ap_buf *ids, struct ap_comparison *c, size_t from, size_t to, struct ap_err *err)
 {
-    struct ap_buf ids = {0};
-    for (size_t i = 0; i < c->count; i++)
-        if (!c->list[i].dropped)
-            ap_buf_append(&ids, c->list[i].id.b, sizeof c->list[i].id.b);
-    int rc = ap_sides_state(f, sides, collection, err);
-    if (rc == 0 && ids.len)
-        rc = ap_sides_list(f, sides, collection, "look", o->scrub, &ids, err);
-    for (size_t i = 0; rc == 0 && i < c->count; i++)
+    int rc = ids->len ? ap_sides_list(f, sides, collection, "look", scrub, ids, err) : 0;
+    for (size_t i = from; rc == 0 && i < to; i++)
         for (int side = 0; side < 2 && !c->list[i].dropped; side++) {
             const struct ap_side_row *row = ap_side_find(&sides[side], &c->list[i].id);
             if ((c->list[i].there[side] = row != NULL))
                 c->list[i].rows[side] = *row;
         }
+    return rc;
+}
+
+int ap_compare_again(struct ap_fetcher *f, struct ap_side sides[2], const char *collection, const struct ap_compare_options *o, struct ap_comparison *c, struct ap_err *err)
+{
+    struct ap_buf ids = {0};
+    size_t from = 0;
+    int rc = ap_sides_state(f, sides, collection, err);
+    for (size_t i = 0; rc == 0 && i < c->count; i++) {
+        if (!c->list[i].dropped)
+            ap_buf_append(&ids, c->list[i].id.b, sizeof c->list[i].id.b);
+        if (ids.len < LOOK_IDS * sizeof c->list[i].id.b && i + 1 < c->count)
+            continue;
+        rc = look(f, sides, collection, o->scrub, &ids, c, from, i + 1, err);
+        ap_buf_clear(&ids);
+        from = i + 1;
+    }
     if (rc == 0)
         judge_all(sides, o, c);
     ap_buf_free(&ids);

@@ -27,6 +27,8 @@ static void merge(struct ap_buf *row, const struct ap_mutation *m)
     if (rc > 0) {
         ap_buf_free(row);
         *row = out;
+    } else {
+        ap_buf_free(&out);
     }
 }
 
@@ -134,6 +136,7 @@ START_TEST(a_deletion_of_the_newest_version_leaves_only_a_tombstone)
     ck_assert_int_eq(ap_row_read(row.data, row.len, 1, &r, NULL), 0);
     ck_assert_int_eq(r.flags, AP_ROW_BASE | AP_ROW_TOMBSTONE);
     ap_row_parts_fini(&parts);
+    ap_buf_free(&row);
     ap_buf_free(&row);
 }
 END_TEST
