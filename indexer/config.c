@@ -28,6 +28,7 @@ static const struct ap_option options[] = {
     {"peers", AP_OPT_STRING, AT(peers_text), "", 0, 0, false, "a producer of every other region, for bounded and strong reads: us=http://host:port,ap=http://..."},
     {"wait.timeout_ms", AP_OPT_INT, AT(wait_timeout_ms), "4000", 1, 3600000, false, "milliseconds that writes and reads wait for what their level asks for, when the request names no timeout"},
     {"watermark.interval_ms", AP_OPT_INT, AT(watermark_interval_ms), "100", 10, 60000, false, "least milliseconds between two published watermarks"},
+    {"watermark.busy_interval_ms", AP_OPT_INT, AT(watermark_busy_interval_ms), "20", 10, 60000, false, "the same where rows have become visible: writes in other regions may wait for it"},
     {"qdrant_version", AP_OPT_STRING, AT(qdrant_version), "1.18.0", 0, 0, false, "version of Qdrant's API that GET / answers; clients compare it with their own"},
     {"log.level", AP_OPT_STRING, AT(log_level), "info", 0, 0, false, "debug, info, warn or error"},
     {"log.file", AP_OPT_STRING, AT(log_file), NULL, 0, 0, false, "file the log goes to; default stderr"},

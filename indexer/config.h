@@ -17,7 +17,7 @@ struct ap_indexer_config {
     char *listen;
     int64_t max_connections, idle_timeout_s, max_body_bytes, max_limit, max_offset, max_batch, max_dim;
     char *producer_url, *peers_text;
-    int64_t wait_timeout_ms, watermark_interval_ms;
+    int64_t wait_timeout_ms, watermark_interval_ms, watermark_busy_interval_ms;
     char *qdrant_version, *log_level, *log_file;
 
     struct ap_config_extra extra;

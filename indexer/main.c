@@ -108,7 +108,7 @@ static int open_index(struct daemon *d, struct ap_err *err)
 
 static int start_threads(struct daemon *d, struct ap_err *err)
 {
-    struct ap_watermarks_options watermarks = {.region = d->config.region, .interval_ms = d->config.watermark_interval_ms,
+    struct ap_watermarks_options watermarks = {.region = d->config.region, .interval_ms = d->config.watermark_interval_ms, .busy_interval_ms = d->config.watermark_busy_interval_ms,
                                                .kafka = &d->config.extra, .schemas = d->schemas, .index = d->index, .metrics = d->metrics};
     int rc = ap_watermarks_start(&d->watermarks, &watermarks, err);
     if (rc)

@@ -44,7 +44,7 @@ static int refresh(struct ap_tail *t)
     pthread_cond_broadcast(&t->refreshed);
     pthread_mutex_unlock(&t->lock);
     if (t->options.watermarks)
-        ap_watermarks_poke(t->options.watermarks);
+        ap_watermarks_poke(t->options.watermarks, rows > 0);
     return 0;
 }
 

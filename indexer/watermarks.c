@@ -15,13 +15,13 @@
 
 struct ap_watermarks {
     struct ap_watermarks_options options;
-    int64_t interval_ns;
+    int64_t interval_ns, busy_ns;
     char key[32];
     pthread_t thread;
 
-    pthread_mutex_t lock; /* guards poked and stopping */
+    pthread_mutex_t lock; /* guards poked, busy and stopping */
     pthread_cond_t wake;
-    bool poked, stopping;
+    bool poked, busy, stopping; /* busy: rows came */
 
     /* The thread's own. */
     rd_kafka_t *kafka;
@@ -144,14 +144,14 @@ static bool wait_until_due(struct ap_watermarks *w)
 {
     pthread_mutex_lock(&w->lock);
     for (;;) {
-        int64_t due = w->sent_ns + (w->poked ? w->interval_ns : IDLE_NS);
+        int64_t due = w->sent_ns + (w->busy ? w->busy_ns : w->poked ? w->interval_ns : IDLE_NS);
         struct timespec at = {.tv_sec = due / 1000000000, .tv_nsec = due % 1000000000};
         if (w->stopping || ap_mono_ns() >= due)
             break;
         pthread_cond_timedwait(&w->wake, &w->lock, &at);
     }
     bool go_on = !w->stopping;
-    w->poked = false;
+    w->poked = w->busy = false;
     pthread_mutex_unlock(&w->lock);
     return go_on;
 }
@@ -197,7 +197,9 @@ int ap_watermarks_start(struct ap_watermarks **out, const struct ap_watermarks_o
     if (!w)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory");
     w->options = *options;
-    w->interval_ns = options->interval_ms * 1000000;
+    w->interval_ns = w->busy_ns = options->interval_ms * 1000000;
+    if (options->busy_interval_ms && options->busy_interval_ms < options->interval_ms)
+        w->busy_ns = options->busy_interval_ms * 1000000;
     snprintf(w->key, sizeof w->key, "watermark/%s", options->region.name);
     w->published = ap_counter(options->metrics, "antipode_watermarks_published_total", NULL, "Watermarks that Kafka has acknowledged.");
     w->errors = ap_counter(options->metrics, "antipode_watermark_errors_total", NULL, "Watermarks that could not be published.");
@@ -240,10 +242,11 @@ void ap_watermarks_stop(struct ap_watermarks **watermarks)
     *watermarks = NULL;
 }
 
-void ap_watermarks_poke(struct ap_watermarks *w)
+void ap_watermarks_poke(struct ap_watermarks *w, bool rows)
 {
     pthread_mutex_lock(&w->lock);
     w->poked = true;
+    w->busy = w->busy || rows;
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
 }
