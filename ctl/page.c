@@ -44,7 +44,7 @@ static bool parse_line(char *line, struct ap_sample *out)
     return after != p && *out->name;
 }
 
-void ap_page_parse(struct ap_page *page, char *text)
+void ap_page_read(struct ap_page *page, char *text)
 {
     size_t cap = 0;
     memset(page, 0, sizeof *page);

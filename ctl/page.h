@@ -20,7 +20,7 @@ struct ap_page {
 };
 
 /* Takes text (malloc'ed, NUL-terminated). Aborts when out of memory. */
-void ap_page_parse(struct ap_page *page, char *text);
+void ap_page_read(struct ap_page *page, char *text);
 void ap_page_free(struct ap_page *page);
 
 /* Value of a label, unescaped, in out ("" when absent or longer than cap). */

@@ -236,7 +236,7 @@ static void take_answer(struct request *r)
         if (!t->ready)
             keep_reason(t, &r->body);
     } else if (status == 200) {
-        ap_page_parse(&t->page, (char *)r->body.data);
+        ap_page_read(&t->page, (char *)r->body.data);
         r->body = (struct ap_buf){0};
     }
     ap_buf_free(&r->body);

@@ -10,7 +10,7 @@
 static struct ap_page parse(const char *text)
 {
     struct ap_page page;
-    ap_page_parse(&page, strdup(text));
+    ap_page_read(&page, strdup(text));
     return page;
 }
 
