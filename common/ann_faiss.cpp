@@ -88,12 +88,14 @@ void check_additive(const faiss::AdditiveQuantizer &aq, size_t d, bool trained)
     want(aq.d == d && aq.M > 0 && aq.nbits.size() == aq.M, "additive quantizer: shape");
     want(aq.search_type == faiss::AdditiveQuantizer::ST_decompress, "additive quantizer: a codec stores no norms");
     if (auto *product = dynamic_cast<const faiss::ProductAdditiveQuantizer *>(&aq)) {
-        size_t sum = 0;
+        size_t sum = 0, tables = 0;
         for (const faiss::AdditiveQuantizer *sub : product->quantizers) {
             check_additive(*sub, sub->d, trained);
             sum += sub->d;
+            tables += sub->codebooks.size();
         }
         want(product->quantizers.size() == product->nsplits && sum == d, "product additive quantizer: splits");
+        want(!trained || aq.codebooks.size() == tables, "product additive quantizer: codebooks");
     }
     size_t total = 0, bits = 0;
     for (size_t n : aq.nbits) {
@@ -103,7 +105,7 @@ void check_additive(const faiss::AdditiveQuantizer &aq, size_t d, bool trained)
     }
     want(aq.total_codebook_size == total && aq.code_size == (bits + 7) / 8, "additive quantizer: derived sizes");
     want(!trained || aq.is_trained, "additive quantizer: not trained");
-    want(!trained || aq.codebooks.size() == total * d, "additive quantizer: codebooks");
+    want(!trained || dynamic_cast<const faiss::ProductAdditiveQuantizer *>(&aq) || aq.codebooks.size() == total * d, "additive quantizer: codebooks");
 }
 
 void check_transform(const faiss::VectorTransform &t, bool trained)
@@ -119,10 +121,6 @@ void check_transform(const faiss::VectorTransform &t, bool trained)
         want(remap->map.size() == out, "remapping: size");
         for (int i : remap->map)
             want(i >= -1 && i < t.d_in, "remapping: index");
-    } else if (auto *itq = dynamic_cast<const faiss::ITQTransform *>(&t)) {
-        want(!trained || itq->mean.size() == in, "ITQ: mean");
-        check_transform(itq->pca_then_itq, trained);
-        want(!trained || (itq->pca_then_itq.d_in == t.d_in && itq->pca_then_itq.d_out == t.d_out), "ITQ: shape");
     } else if (auto *centering = dynamic_cast<const faiss::CenteringTransform *>(&t)) {
         want(in == out && (!trained || centering->mean.size() == in), "centering: mean");
     } else {
@@ -177,6 +175,8 @@ void check_codec(const faiss::Index *index, size_t d, bool trained)
         check_sq(sq->sq, d, trained);
     } else if (auto *aq = dynamic_cast<const faiss::IndexAdditiveQuantizer *>(index)) {
         want(aq->aq != nullptr, "additive quantizer: missing");
+        want(!dynamic_cast<const faiss::IndexLocalSearchQuantizer *>(index) && !dynamic_cast<const faiss::IndexProductLocalSearchQuantizer *>(index),
+             "local search encodes too slowly for a stream; use RQ or PRQ");
         check_additive(*aq->aq, d, trained);
     } else if (auto *rabitq = dynamic_cast<const faiss::IndexRaBitQ *>(index)) {
         want(rabitq->rabitq.d == d && (!trained || rabitq->center.size() == d), "RaBitQ: center");
@@ -233,6 +233,95 @@ void take_back(faiss::Index *p)
                 opq->pq = nullptr;
 }
 
+/* ---- what training fills ---- */
+
+void fill_additive(faiss::AdditiveQuantizer &aq)
+{
+    size_t tables = aq.total_codebook_size * aq.d;
+    if (auto *product = dynamic_cast<faiss::ProductAdditiveQuantizer *>(&aq)) {
+        tables = 0;
+        for (faiss::AdditiveQuantizer *sub : product->quantizers) {
+            fill_additive(*sub);
+            tables += sub->codebooks.size();
+        }
+    }
+    aq.codebooks.assign(tables, 0);
+    aq.is_trained = true;
+}
+
+/* The range of norms that training saw is written too, but a codec that stores no norms does not use it. */
+void drop_norms(faiss::AdditiveQuantizer &aq)
+{
+    aq.norm_min = aq.norm_max = 0;
+    if (auto *product = dynamic_cast<faiss::ProductAdditiveQuantizer *>(&aq))
+        for (faiss::AdditiveQuantizer *sub : product->quantizers)
+            drop_norms(*sub);
+}
+
+void drop_norms_of(faiss::Index *p)
+{
+    if (auto *pre = dynamic_cast<faiss::IndexPreTransform *>(p))
+        p = pre->index;
+    if (auto *aq = dynamic_cast<faiss::IndexAdditiveQuantizer *>(p))
+        drop_norms(*aq->aq);
+}
+
+void fill_transform(faiss::VectorTransform &t)
+{
+    size_t in = size_t(t.d_in), out = size_t(t.d_out);
+    if (auto *pca = dynamic_cast<faiss::PCAMatrix *>(&t)) {
+        pca->mean.assign(in, 0);
+        pca->eigenvalues.assign(in, 0);
+        pca->PCAMat.assign(in * in, 0);
+        pca->have_bias = true;
+    }
+    if (auto *linear = dynamic_cast<faiss::LinearTransform *>(&t)) {
+        linear->A.assign(in * out, 0);
+        if (linear->have_bias)
+            linear->b.assign(out, 0);
+    } else if (auto *centering = dynamic_cast<faiss::CenteringTransform *>(&t)) {
+        centering->mean.assign(in, 0);
+    }
+    t.is_trained = true;
+}
+
+void fill_coarse(faiss::Level1Quantizer &q, size_t d)
+{
+    std::vector<float> zeroes(q.nlist * d);
+    q.quantizer->add(faiss::idx_t(q.nlist), zeroes.data());
+}
+
+void fill_sq(faiss::ScalarQuantizer &sq, size_t d)
+{
+    using SQ = faiss::ScalarQuantizer;
+    bool uniform = sq.qtype == SQ::QT_8bit_uniform || sq.qtype == SQ::QT_4bit_uniform;
+    bool ranges = sq.qtype == SQ::QT_8bit || sq.qtype == SQ::QT_6bit || sq.qtype == SQ::QT_4bit;
+    sq.trained.assign(uniform ? 2 : ranges ? 2 * d : 0, 0);
+}
+
+void fill(faiss::Index *index)
+{
+    size_t d = size_t(index->d);
+    if (auto *pre = dynamic_cast<faiss::IndexPreTransform *>(index)) {
+        for (faiss::VectorTransform *t : pre->chain)
+            fill_transform(*t);
+        fill(pre->index);
+    } else if (auto *ivf = dynamic_cast<faiss::IndexIVF *>(index)) {
+        fill_coarse(*ivf, d);
+        if (auto *sq = dynamic_cast<faiss::IndexIVFScalarQuantizer *>(index))
+            fill_sq(sq->sq, d);
+    } else if (auto *two = dynamic_cast<faiss::Index2Layer *>(index)) {
+        fill_coarse(two->q1, d);
+    } else if (auto *sq = dynamic_cast<faiss::IndexScalarQuantizer *>(index)) {
+        fill_sq(sq->sq, d);
+    } else if (auto *aq = dynamic_cast<faiss::IndexAdditiveQuantizer *>(index)) {
+        fill_additive(*aq->aq);
+    } else if (auto *rabitq = dynamic_cast<faiss::IndexRaBitQ *>(index)) {
+        rabitq->center.assign(d, 0);
+    }
+    index->is_trained = true;
+}
+
 size_t bytes_of(const faiss::Index *index)
 {
     size_t bytes = 0;
@@ -265,12 +354,21 @@ int ap_faiss_train(FaissIndex *index, size_t n, const float *vectors, char *why,
             ~Return() { take_back(index); }
         } at_end{p};
         p->train(faiss::idx_t(n), vectors);
+        drop_norms_of(p);
     });
 }
 
 int ap_faiss_codec_sound(const FaissIndex *index, uint32_t dim, int trained, char *why, size_t cap)
 {
     return guarded(why, cap, [&] { check_codec(unwrap(index), dim, trained != 0); });
+}
+
+int ap_faiss_fill(FaissIndex *index, char *why, size_t cap)
+{
+    return guarded(why, cap, [&] {
+        fill(reinterpret_cast<faiss::Index *>(index));
+        drop_norms_of(reinterpret_cast<faiss::Index *>(index));
+    });
 }
 
 int ap_faiss_ann_sound(const FaissIndex *index, char *why, size_t cap)

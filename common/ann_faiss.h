@@ -16,9 +16,13 @@ extern "C" {
  * and ordering the centroids of a PQ by simulated annealing for a kind of search that we do not use. */
 int ap_faiss_train(FaissIndex *index, size_t n, const float *vectors, char *why, size_t cap);
 
-/* Is this a codec whose every table has the size that its parameters ask for? Reading does not check that, and encoding
- * indexes the tables without looking. trained: also what only training fills. */
+/* Is this a codec of a class we know, whose every table has the size that its parameters ask for? Encoding indexes the
+ * tables without looking. trained: also what only training fills. */
 int ap_faiss_codec_sound(const FaissIndex *index, uint32_t dim, int trained, char *why, size_t cap);
+
+/* Give an untrained codec every table that training would give it, all zero: what it then writes has the shape of all
+ * codecs of its factory string. */
+int ap_faiss_fill(FaissIndex *index, char *why, size_t cap);
 
 /* Sealed structures: only IVF (flat or HNSW coarse quantizer), HNSW and flat codes. */
 int ap_faiss_ann_sound(const FaissIndex *index, char *why, size_t cap);

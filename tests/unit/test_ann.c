@@ -34,6 +34,8 @@ static const struct { const char *factory; size_t bytes; double error; } round_t
     {"PQ16", 16, 0.2},        {"PQ16x6", 12, 0.3},   {"OPQ16,PQ16", 16, 0.2}, {"SQ8", 64, 0.001},  {"SQ4", 32, 0.02},
     {"SQfp16", 128, 1e-5},    {"Flat", 256, 0},      {"RaBitQ", 16, 0.6},     {"RQ4x6", 3, 0.5},   {"IVF64,PQ16", 17, 0.2},
     {"Residual64,PQ16", 17, 0.2}, {"L2norm,SQ8", 64, 0.001}, {"PQ16x4fs", 8, 0.4},
+    {"PCA32,SQ8", 32, 0.5},   {"PCAR32,PQ8", 8, 0.6}, {"RR64,SQ4", 32, 0.02},  {"Pad80,PQ16", 16, 0.3},  {"SQ6", 48, 0.01},
+    {"PRQ2x2x5", 3, 0.6},     {"IVF16,SQ8", 65, 0.01}, {"SQbf16", 128, 1e-4},
 };
 
 START_TEST(round_trip)
@@ -111,7 +113,7 @@ START_TEST(default_factory)
 END_TEST
 
 static const char *const refused[] = {
-    "", "nonsense", "PQ7", "PQ16x24", "PQ16x17", "HNSW32", "NSG16", "IVF256_HNSW16,PQ16", "IVF64,Flat", "LSH", "IDMap,Flat",
+    "", "nonsense", "PQ7", "PQ16x24", "PQ16x17", "HNSW32", "NSG16", "IVF256_HNSW16,PQ16", "IVF64,Flat", "LSH", "LSQ2x4", "PLSQ2x2x4", "ITQ32,SQ8", "IDMap,Flat",
     "SQ8_direct", "PQ99999999999999999999", "OPQ16_100000,PQ16", "IVF1M,PQ16", "IVF16(PQ4),PQ16", "PQ16,PQ16", "PCA100000,SQ8", "PQ16;rm", "RQ4x16_Nfloat",
     "PQaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 };
@@ -149,10 +151,10 @@ START_TEST(bad_training)
 }
 END_TEST
 
-/* Bytes cut short, prolonged, or of another dimension. */
+/* Bytes cut short, prolonged, of another dimension, or with any one bit changed: refused, or a codec; never a crash. */
 START_TEST(hostile_bytes)
 {
-    static const char *const factories[] = {"PQ4", "OPQ4,PQ4", "SQ8", "IVF16,PQ4", "RQ2x4", "RaBitQ"};
+    static const char *const factories[] = {"PQ4", "OPQ4,PQ4", "SQ8", "IVF16,PQ4", "RQ2x4", "RaBitQ", "PCA8,SQ4"};
     const char *factory = factories[_i];
     float *x = test_clustered(400, 16, 9, 1);
     struct ap_err err = {0};
@@ -167,6 +169,19 @@ START_TEST(hostile_bytes)
     ck_assert_int_lt(ap_codec_load("PQ8", 16, bad, len, &out, &err), 0);
     for (size_t cut = 0; cut < len; cut += cut < 200 ? 1 : 997)
         ck_assert_int_eq(ap_codec_load(factory, 16, bad, cut, &out, &err), AP_ECORRUPT);
+    size_t taken = 0, tried = 0;
+    for (size_t i = 0; i < len; i += i < 400 || i + 200 > len ? 1 : 499)
+        for (int bit = 0; bit < 8; bit++) {
+            memcpy(bad, bytes, len);
+            bad[i] ^= (uint8_t)(1u << bit);
+            tried++;
+            if (ap_codec_load(factory, 16, bad, len, &out, &err) == 0) {
+                taken++; /* a number in a table */
+                ck_assert_uint_ne(ap_codec_id(out), ap_codec_id(c));
+                ap_codec_unref(&out);
+            }
+        }
+    ck_assert_uint_lt(taken, tried);
     ap_codec_unref(&c);
     free(bad);
     free(x);
@@ -386,7 +401,7 @@ int main(void)
     tcase_add_test(codecs, default_factory);
     tcase_add_loop_test(codecs, bad_factory, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(codecs, bad_training);
-    tcase_add_loop_test(codecs, hostile_bytes, 0, 6);
+    tcase_add_loop_test(codecs, hostile_bytes, 0, 7);
     suite_add_tcase(s, codecs);
     TCase *segments = tcase_create("sealed");
     tcase_set_timeout(segments, 60);
