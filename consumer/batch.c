@@ -173,7 +173,7 @@ static enum ap_stream_state stream_state(struct ap_batch *b, struct ap_part *par
     if (part->memo_stream != stream || part->memo_epoch != epoch) {
         part->memo_stream = stream;
         part->memo_epoch = epoch;
-        part->memo_state = ap_registry_stream(b->registry, stream, &part->source->origin);
+        part->memo_state = (int)ap_registry_stream(b->registry, stream, &part->source->origin);
     }
     return (enum ap_stream_state)part->memo_state;
 }

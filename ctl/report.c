@@ -8,9 +8,12 @@
 static const char *const point_metrics[] = {"antipode_index_points", "antipode_index_rows_live", "antipode_indexer_points"};
 static const char *const index_byte_metrics[] = {"antipode_index_bytes", "antipode_index_segment_bytes"};
 
+/* Negative is unknown; so is what JSON cannot say, and what no daemon of ours counts to. */
 static json_t *number(double value)
 {
-    return value < 0 ? json_null() : value == (double)(json_int_t)value ? json_integer((json_int_t)value) : json_real(value);
+    if (!(value >= 0 && value < 9e15))
+        return json_null();
+    return value == (double)(json_int_t)value ? json_integer((json_int_t)value) : json_real(value);
 }
 
 /* Of all daemons of a region, summed; -1 when none has it. */
@@ -61,7 +64,7 @@ static void add_lag(json_t *lag, const struct ap_target *t)
         const char *key = seconds ? "seconds" : "records";
         double had = json_number_value(json_object_get(one, key));
         double value = seconds ? (s->value > had ? s->value : had) : s->value + had;
-        json_object_set_new(one, key, seconds ? json_real(value) : json_integer((json_int_t)value));
+        json_object_set_new(one, key, seconds && value < 9e15 ? json_real(value) : number(value));
     }
 }
 
@@ -145,8 +148,8 @@ json_t *ap_report_lag(const struct ap_targets *t)
                 continue;
             ap_sample_label(s, "topic", topic, sizeof topic);
             ap_sample_label(s, "partition", partition, sizeof partition);
-            json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:i,s:f,s:o}", "region", target->region, "origin", origin, "topic", topic,
-                                                 "partition", atoi(partition), "seconds", s->value, "records",
+            json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:i,s:o,s:o}", "region", target->region, "origin", origin, "topic", topic,
+                                                 "partition", atoi(partition), "seconds", number(s->value), "records",
                                                  number(records_of(&target->page, s->labels))));
         }
     }
