@@ -74,8 +74,9 @@ static int parse(struct repair *r, struct ap_producer *p, const struct ap_target
     struct ap_key *keys = NULL;
     int rc = 0;
     while (at < len && rc == 0) {
-        uint32_t n = len - at >= 4 ? ap_le32(body + at) : UINT32_MAX;
-        if (n > len - at - 4 || n < AP_ROW_HEADER) {
+        size_t left = len - at;
+        uint32_t n = left >= 4 ? ap_le32(body + at) : 0;
+        if (n < AP_ROW_HEADER || n > left - 4) {
             rc = ap_err_set(err, AP_EINVAL, AP_POISON, "the body ends inside it");
         } else if (r->rows == (size_t)p->config->max_points) {
             rc = ap_err_set(err, AP_ETOOBIG, AP_POISON, "more than %lld rows (max_points)", (long long)p->config->max_points);
