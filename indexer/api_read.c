@@ -54,7 +54,8 @@ int ap_read_begin(struct ap_read *r, struct ap_http_request *req, bool named)
     struct ap_err err = {0};
     *r = (struct ap_read){.api = ap_http_user(req), .req = req};
     r->index = r->api->index;
-    int rc = r->index ? check_consistency(req, &err) : not_ready(r->api, &err);
+    /* Before it has caught up with what the store held, an index knows less than it has shown before: no answer is better. */
+    int rc = r->index && ap_index_caught_up(r->index) ? check_consistency(req, &err) : not_ready(r->api, &err);
     if (rc == 0) rc = ap_read_wait(r, &err);
     if (rc == 0) rc = ap_view_begin(r->index, &r->view, &err);
     if (rc == 0) ap_read_say_seen(r); /* after the view has begun: it shows no more than this */

@@ -134,6 +134,12 @@ build_faiss() {
 build_rdkafka() {
     local out=$1
     fetch_crate "$RDKAFKA_CRATE" "$RDKAFKA_SHA256" "$out/src" || return
+    # A broker that is stopping answers metadata with no brokers at all; librdkafka then forgets every broker it has and
+    # never asks again ("no usable brokers"), so a clean restart of a lone broker now and then muted a client for good.
+    # An empty list teaches nothing: keep what is known. bench/campaign found it; the grep fails where the line is no longer there.
+    sed -i 's/^        if (!has_learned_brokers) {$/        if (!has_learned_brokers || md->broker_cnt == 0) {/' \
+        "$out/src/librdkafka/src/rdkafka_metadata.c" || return
+    grep -q 'has_learned_brokers || md->broker_cnt == 0' "$out/src/librdkafka/src/rdkafka_metadata.c" || return
     cmake -S "$out/src/librdkafka" -B "$out/obj" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$out" \
         -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DRDKAFKA_BUILD_STATIC=ON -DRDKAFKA_BUILD_EXAMPLES=OFF \
         -DRDKAFKA_BUILD_TESTS=OFF -DWITH_ZSTD=ON -DWITH_ZLIB=ON -DWITH_SSL=ON -DWITH_SASL=OFF -DWITH_CURL=OFF \
