@@ -42,7 +42,7 @@ def us(request):
 def alone(folder, **overrides) -> Daemon:
     """An indexer with nothing around it: no Kafka answers, no consumer makes a store."""
     port = free_port()
-    return Daemon("indexer", "us", port, {"regions": "us", "kafka.bootstrap.servers": f"{HOST}:1", "store.path": folder / "store",
+    return Daemon("indexer", "us", port, {"regions": "us", "peers": "", "kafka.bootstrap.servers": f"{HOST}:1", "store.path": folder / "store",
                                           "index.path": folder / "index", "producer.url": f"http://{HOST}:1",
                                           **{k.replace("__", "."): v for k, v in overrides.items()}}, folder, folder)
 
