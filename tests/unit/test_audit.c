@@ -221,6 +221,21 @@ START_TEST(digests_are_counted_anew_when_asked)
 }
 END_TEST
 
+START_TEST(the_horizon_only_rises)
+{
+    static const uint64_t raised[] = {70, 50, 90}, want[] = {70, 70, 90};
+    for (size_t i = 0; i < 3; i++) {
+        struct ap_snapshot *s;
+        ix_begin(&rig);
+        ck_assert_int_eq(ap_writer_raise_horizon(rig.writer, raised[i], NULL), 0);
+        ix_commit(&rig);
+        ck_assert_int_eq(ap_snapshot_begin(rig.store, &s, NULL), 0);
+        ck_assert_uint_eq(ap_snapshot_horizon(s), want[i]);
+        ap_snapshot_end(&s);
+    }
+}
+END_TEST
+
 /* --- the index --- */
 
 static struct ap_findings check_index(bool mend)
@@ -319,6 +334,7 @@ int main(void)
     tcase_add_test(t, damage_is_found_though_the_digests_were_left_alone);
     tcase_add_test(t, a_writer_takes_lost_rows_back);
     tcase_add_test(t, digests_are_counted_anew_when_asked);
+    tcase_add_test(t, the_horizon_only_rises);
     tcase_add_test(t, a_sound_index_has_no_findings);
     tcase_add_test(t, rows_lost_under_the_index_are_cleared);
     tcase_add_test(t, rows_that_the_index_lacks_are_indexed_again);
