@@ -91,8 +91,8 @@ int ap_factory_check(const char *factory, uint32_t dim, struct ap_err *err)
             continue;
         }
         uint64_t n = number(&p);
-        if (n > 65536)
-            return ap_err_set(err, AP_EINVAL, AP_POISON, "factory string '%s': a number over 65536", factory);
+        if (n == 0 || n > 65536) /* FAISS divides by some of them */
+            return ap_err_set(err, AP_EINVAL, AP_POISON, "factory string '%s': numbers are from 1 to 65536", factory);
         bool output = strstr(factory, "OPQ") || strstr(factory, "PCA") || strstr(factory, "Pad") ||
                       strstr(factory, "RR") || strstr(factory, "ITQ");
         if (output && n > largest)

@@ -133,7 +133,8 @@ void check_coarse(const faiss::Level1Quantizer &q, size_t d, bool trained)
 {
     auto *flat = dynamic_cast<const faiss::IndexFlat *>(q.quantizer);
     want(flat != nullptr && size_t(flat->d) == d, "coarse quantizer: only a flat one encodes alone");
-    want(q.nlist > 0 && q.nlist <= 65536, "coarse quantizer: 1 to 65536 lists");
+    /* Codes come from elsewhere: one that names a list beyond the last would end the process, or worse. */
+    want(q.nlist == 256 || q.nlist == 65536, "coarse quantizer: 256 or 65536 lists, so that every code names one");
     want(!trained || (size_t(flat->ntotal) == q.nlist && flat->codes.size() == q.nlist * d * sizeof(float)),
          "coarse quantizer: centroids");
 }
