@@ -127,8 +127,6 @@ int ap_ann_search(const struct ap_ann *a, const float *query, size_t k, uint32_t
     ap_ann_use_threads(1);
     if (k == 0)
         return 0;
-    if (!a)
-        return ap_err_set(err, AP_EINVAL, AP_RETRY, "searching a segment: it has no structure of FAISS");
     if (ap_faiss_search(a->index, query, k, effort, live, score, ordinal, why, sizeof why) != 0)
         return ap_err_set(err, AP_EIO, AP_RETRY, "searching a segment: %s", why);
     return 0;

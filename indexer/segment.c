@@ -274,24 +274,3 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
         return search_faiss(s, q, live, top, err);
     return 0;
 }
-
-int ap_segment_finds(const struct ap_segment *s, uint32_t ordinal, const float *vector, uint32_t k, uint32_t effort, struct ap_err *err)
-{
-    size_t room = ap_segment_room(s) > k ? ap_segment_room(s) : k;
-    struct ap_top top = {malloc(k * sizeof *top.items), 0, k};
-    int8_t *q8 = malloc(ap_q8_stride(s->dim));
-    struct ap_segment_query q = {.vector = vector, .effort = effort, .scores = malloc(room * sizeof *q.scores), .ordinals = malloc(room * sizeof *q.ordinals)};
-    int rc = top.items && q8 && q.scores && q.ordinals ? 0 : ap_err_set(err, AP_ENOMEM, AP_RETRY, "out of memory for a search");
-    if (rc == 0) {
-        ap_q8_query_init(&q.q8, vector, s->dim, q8);
-        rc = ap_segment_search(s, &q, &top, err);
-    }
-    for (size_t i = 0; rc == 0 && i < top.count; i++)
-        if (top.items[i].slot == ap_segment_slot(s, ordinal))
-            rc = 1;
-    free(top.items);
-    free(q8);
-    free(q.scores);
-    free(q.ordinals);
-    return rc;
-}

@@ -81,8 +81,6 @@ struct ap_segment_query {
     uint32_t effort;
     float *scores; int64_t *ordinals; /* room of each: k, and at least ap_segment_room of the segment */
 };
-/* Does the segment find this row by its own vector among k? Asks as many lists as effort says. Negative: error. */
-int ap_segment_finds(const struct ap_segment *s, uint32_t ordinal, const float *vector, uint32_t k, uint32_t effort, struct ap_err *err);
 /* Room that searching the segment takes whatever k is. */
 size_t ap_segment_room(const struct ap_segment *s);
 /* Offer the segment's best live rows. */
