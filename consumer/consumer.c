@@ -5,6 +5,7 @@
  * commit of the store, before anything else learns of it. */
 #include "consumer/consumer.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include "consumer/batch.h"
 
 enum { POLL_MS = 100, PUBLISH_MS = 200, SECOND_MS = 1000, SCHEMA_RETRY_MS = 30000, FAREWELL_MS = 3000,
-       CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64 };
+       CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, TRIM_BYTES = 16 << 20 };
 
 struct ap_consumer {
     const struct ap_consumer_settings *settings;
@@ -38,6 +39,8 @@ struct ap_consumer {
     bool dirty;                    /* the cleaner may have something to do */
     uint64_t seen;                 /* as the indexer last said */
     int64_t publish_at_ms, second_at_ms;
+    size_t bytes_since_trim;       /* read from Kafka */
+    bool busy;                     /* had records since the last second */
 
     struct ap_metric *commit_seconds, *batch_seconds, *batch_records, *batches, *cleaned;
     struct ap_metric *delay_seconds[AP_CONSUMER_REGIONS_MAX];
@@ -361,6 +364,8 @@ static int step(struct ap_consumer *c, struct ap_err *err)
     int rc = ap_batch_gather(&c->batch, c->queue, c->dirty ? 10 : POLL_MS, err);
     if (!rc && (c->batch.count || c->dirty || raw_overdue(c)))
         rc = commit_batch(c, err);
+    c->bytes_since_trim += c->batch.bytes;
+    c->busy |= c->batch.bytes > TRIM_BYTES / 1000;
     ap_batch_clear(&c->batch);
     return rc;
 }
@@ -437,10 +442,21 @@ static void report_stranger(void *arg, uint64_t stream, size_t origin, uint64_t 
                    (unsigned long long)records, (unsigned long long)stream, c->settings->all_regions[origin].name, AP_TOPIC_CONTROL);
 }
 
+/* After a load, give back what the records took on their way: the allocator would keep it for the next one. */
+static void trim_memory(struct ap_consumer *c)
+{
+    if (!c->busy && c->bytes_since_trim > TRIM_BYTES) {
+        malloc_trim(0);
+        c->bytes_since_trim = 0;
+    }
+    c->busy = false;
+}
+
 static int once_a_second(struct ap_consumer *c, struct ap_err *err)
 {
     uint64_t seen = c->seen;
     announce_offsets(c);
+    trim_memory(c);
     ap_registry_strangers(c->registry, ap_mono_ms(), c->settings->control_wait_ms, report_stranger, c);
     ap_tallies_flush(&c->tallies);
     if (!ap_store_seen_read(c->store, &seen) && seen != c->seen) {
