@@ -146,6 +146,7 @@ START_TEST(few_vectors_stay_float32)
     for (int i = 0; i < 100; i++, nanosleep(&pause, NULL))
         ck_assert(i % 20 || !write_vectors(v, 20)); /* the same 20 each time: 100 in all, fewer than PQ's 256 */
     ck_assert(!has_codec());
+    ck_assert_uint_eq(ap_count_value(life.p.trainer.failed), 0); /* not even tried: what was sampled is kept */
     life_close(&life);
     free(v);
 }
@@ -192,7 +193,14 @@ END_TEST
 
 /* --- another region's --- */
 
-static void publish_theirs(struct ap_codec *codec, uint64_t collection)
+static void publish_their_use(struct ap_codec *codec, uint64_t collection)
+{
+    struct ap_control use = {.kind = AP_CONTROL_CODEC_USE};
+    use.u.codec_use = (struct ap_control_codec_use){collection, ap_codec_id(codec)};
+    life_publish_control(&use, "us", 99, "us.vec-control");
+}
+
+static void publish_their_chunks(struct ap_codec *codec)
 {
     size_t len;
     const uint8_t *bytes = ap_codec_bytes(codec, &len);
@@ -200,9 +208,6 @@ static void publish_theirs(struct ap_codec *codec, uint64_t collection)
     struct ap_control c = {.kind = AP_CONTROL_CODEC};
     c.u.codec = (struct ap_control_codec){.codec = ap_codec_id(codec), .factory = (char *)(uintptr_t)FACTORY, .dim = DIM, .chunks = 1, .bytes = (uint8_t *)(uintptr_t)bytes, .len = len};
     memcpy(c.u.codec.hash, ap_codec_hash(codec), 32);
-    struct ap_control use = {.kind = AP_CONTROL_CODEC_USE};
-    use.u.codec_use = (struct ap_control_codec_use){collection, ap_codec_id(codec)};
-    life_publish_control(&use, "us", 99, "us.vec-control"); /* the use before the chunks: it waits for them */
     life_publish_control(&c, "us", 99, "us.vec-control");
 }
 
@@ -214,7 +219,17 @@ START_TEST(another_regions_codec_is_adopted_instead_of_training)
     ck_assert_msg(ap_codec_train(FACTORY, DIM, v, 400, 1, &theirs, &err) == 0, "%s", err.msg);
     life_open(&life, "codec.train_rows = 400\n");
     life_collection(&life, "c", DIM, AP_EUCLID, FACTORY, true);
-    publish_theirs(theirs, ap_collection_id("c", 1));
+    publish_their_use(theirs, ap_collection_id("c", 1)); /* before its chunks: it waits for them, and does not train */
+    struct timespec pause = {0, 2000000};
+    uint64_t use = 0;
+    for (int64_t end = ap_mono_ms() + 10000; use == 0 && ap_mono_ms() < end; nanosleep(&pause, NULL)) {
+        use = ap_catalog_codec_use(ap_control_log_lock(&life.p.control), ap_collection_id("c", 1), &life.config.region);
+        ap_control_log_unlock(&life.p.control);
+    }
+    ck_assert(!write_vectors(v, 400));
+    ap_trainer_round(&life.p.trainer);
+    ck_assert(!has_codec());
+    publish_their_chunks(theirs);
     wait_for_codec();
     struct ap_target *t = ap_targets_get(&life.p.targets, "c", NULL);
     ck_assert_uint_eq(ap_codec_id(t->codec), ap_codec_id(theirs));
