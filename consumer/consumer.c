@@ -3,9 +3,8 @@
  * Whatever fails in the store, in memory or for good in Kafka ends the loop with nothing of the batch committed: after a
  * restart it is read again. For tests, ANTIPODE_CRASH=after_store_commit:<n> kills the process (SIGKILL) after the n-th
  * commit of the store, before anything else learns of it. */
-#include "consumer/consumer.h"
+#include "consumer/consumer_impl.h"
 
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,39 +12,8 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 #include "common/unsafe.h"
-#include "consumer/batch.h"
 
-enum { POLL_MS = 100, PUBLISH_MS = 200, SECOND_MS = 1000, SCHEMA_RETRY_MS = 30000, FAREWELL_MS = 3000,
-       CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, TRIM_BYTES = 16 << 20 };
-
-struct ap_consumer {
-    const struct ap_consumer_settings *settings;
-    struct ap_status *status;
-    struct ap_registry *registry;
-    struct ap_store *store;
-    struct ap_writer *writer;
-    rd_kafka_t *rk;
-    rd_kafka_queue_t *queue;
-    struct ap_sources sources;
-    struct ap_scout *scout;
-    struct ap_dead *dead;
-    struct ap_tallies tallies;
-    struct ap_raw_join join;
-    struct ap_batch batch;
-    char cluster[AP_CLUSTER_ID_MAX];
-    atomic_bool stop;
-
-    uint64_t commits, crash_after; /* crash_after 0: never */
-    bool dirty;                    /* the cleaner may have something to do */
-    uint64_t seen;                 /* as the indexer last said */
-    int64_t publish_at_ms, second_at_ms;
-    size_t bytes_since_trim;       /* read from Kafka */
-    bool busy;                     /* had records since the last second */
-
-    struct ap_metric *commit_seconds, *batch_seconds, *batch_records, *batches, *cleaned;
-    struct ap_metric *delay_seconds[AP_CONSUMER_REGIONS_MAX];
-    struct ap_log_limit stranger_limit;
-};
+enum { POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
@@ -174,104 +142,6 @@ void ap_consumer_stop(struct ap_consumer *c)
     rd_kafka_queue_yield(c->queue);
 }
 
-/* ---- sources appear ------------------------------------------------------------------------------------------------ */
-
-/* Where the store stands in this source; a topic of another id or cluster was never read. */
-static int restore(struct ap_consumer *c, struct ap_source *source, struct ap_err *err)
-{
-    struct ap_position *positions = NULL;
-    size_t count = 0;
-    if (ap_positions_list(ap_writer_positions(c->writer), &positions, &count))
-        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory");
-    for (int32_t p = 0; p < source->count; p++) {
-        struct ap_part *part = &source->parts[p];
-        int64_t next = -1;
-        int rc = ap_writer_get_offset(c->writer, c->cluster, source->id, p, &next, err);
-        if (rc && rc != AP_ENOTFOUND) {
-            free(positions);
-            return rc;
-        }
-        if (!rc) {
-            part->stored = part->announced = next;
-            ap_part_advance(part, next);
-            part->touched = false;
-        }
-        for (size_t i = 0; source->kind == AP_SOURCE_MUTATIONS && i < count; i++)
-            if (positions[i].partition == p && positions[i].clock > part->newest_clock &&
-                !memcmp(&positions[i].region, &source->origin, sizeof source->origin) && !strcmp(positions[i].topic, source->topic))
-                part->newest_clock = positions[i].clock;
-    }
-    free(positions);
-    return 0;
-}
-
-static int take_findings(struct ap_consumer *c, struct ap_err *err)
-{
-    struct ap_found found;
-    int rc = 0;
-    while (!rc && ap_scout_take(c->scout, &found)) {
-        struct ap_source *source = &c->sources.list[found.index];
-        ap_scout_cluster(c->scout, c->cluster);
-        rc = ap_source_found(&c->sources, &found, err);
-        if (!rc && found.partitions)
-            rc = restore(c, source, err);
-        if (!rc && found.partitions)
-            ap_info("topic found name=%s partitions=%d", source->name, (int)source->count);
-        else if (!rc)
-            ap_warn("topic %s is gone: it is read again, from its beginning, when it is back", source->name);
-        ap_found_fini(&found);
-    }
-    return rc;
-}
-
-/* A region's mutations wait until its control records have been read, so that its streams are known; but not for ever
- * for a control topic that does not exist. */
-static bool control_is_read(struct ap_consumer *c, const struct ap_source *source)
-{
-    const struct ap_source *control = ap_sources_find(&c->sources, AP_SOURCE_CONTROL, &source->origin, AP_TOPIC_CONTROL);
-    if (!control->assigned)
-        return ap_mono_ms() - source->found_ms >= c->settings->control_wait_ms;
-    for (int32_t p = 0; p < control->count; p++)
-        if (!control->parts[p].caught_up && control->parts[p].hold == AP_HOLD_NONE)
-            return false;
-    return true;
-}
-
-/* Equal keys must share a partition everywhere: the own topics say how many there are. */
-static bool count_matches(struct ap_consumer *c, struct ap_source *source)
-{
-    const struct ap_source *reference = NULL;
-    for (size_t i = 0; !reference && i < c->sources.count; i++) {
-        const struct ap_source *s = &c->sources.list[i];
-        if (s->kind == AP_SOURCE_MUTATIONS && s->found && !strcmp(s->topic, source->kind == AP_SOURCE_RAW ? c->settings->topic_names[0] : source->topic))
-            reference = s;
-    }
-    bool matches = !reference || reference->count == source->count;
-    if (!matches && !source->mismatch)
-        ap_error("topic %s has %d partitions and %s has %d: it is not read. Make the counts equal in all regions", source->name,
-                 (int)source->count, reference->name, (int)reference->count);
-    source->mismatch = !matches;
-    return matches;
-}
-
-static int assign_sources(struct ap_consumer *c, struct ap_err *err)
-{
-    for (size_t i = 0; i < c->sources.count; i++) {
-        struct ap_source *source = &c->sources.list[i];
-        if (!source->found || source->assigned)
-            continue;
-        if (source->kind != AP_SOURCE_CONTROL && (!count_matches(c, source) || !control_is_read(c, source)))
-            continue;
-        int rc = ap_source_assign(&c->sources, source, err);
-        if (rc)
-            return rc;
-        for (int32_t p = 0; p < source->count; p++)
-            if (source->parts[p].mine)
-                ap_debug("reading topic=%s partition=%d from=%lld to=%lld", source->name, (int)p, (long long)source->parts[p].next, (long long)source->parts[p].target);
-    }
-    return 0;
-}
-
 /* ---- a batch ------------------------------------------------------------------------------------------------------- */
 
 static void count_batch(struct ap_consumer *c, int64_t start_ns, int64_t commit_ns)
@@ -361,127 +231,12 @@ static bool raw_overdue(struct ap_consumer *c)
 
 static int step(struct ap_consumer *c, struct ap_err *err)
 {
-    int rc = ap_batch_gather(&c->batch, c->queue, c->dirty ? 10 : POLL_MS, err);
+    int rc = ap_batch_gather(&c->batch, c->queue, c->dirty ? CLEAN_POLL_MS : POLL_MS, err);
     if (!rc && (c->batch.count || c->dirty || raw_overdue(c)))
         rc = commit_batch(c, err);
     c->bytes_since_trim += c->batch.bytes;
-    c->busy |= c->batch.bytes > TRIM_BYTES / 1000;
+    c->busy |= c->batch.bytes > AP_BUSY_BYTES;
     ap_batch_clear(&c->batch);
-    return rc;
-}
-
-/* ---- the rest --------------------------------------------------------------------------------------------------------- */
-
-static bool may_release(struct ap_consumer *c, const struct ap_part *part, bool learned)
-{
-    const struct ap_raw_queue *q = &part->raw;
-    if (part->hold == AP_HOLD_SCHEMA)
-        return learned || ap_mono_ms() - part->hold_since_ms >= SCHEMA_RETRY_MS;
-    return part->hold == AP_HOLD_RAW_FULL && q->count <= (size_t)c->settings->raw_queue_records / 2 && q->bytes <= (size_t)c->settings->raw_queue_bytes / 2;
-}
-
-static int release_holds(struct ap_consumer *c, struct ap_err *err)
-{
-    bool learned = ap_registry_learned(c->registry);
-    int rc = 0;
-    if (learned) { /* control records that could not be read before may be readable now */
-        size_t refused;
-        rc = ap_registry_load(c->registry, c->store, &refused, err);
-    }
-    for (size_t i = 0; !rc && i < c->sources.count; i++)
-        for (int32_t p = 0; !rc && p < c->sources.list[i].count; p++)
-            if (may_release(c, &c->sources.list[i].parts[p], learned))
-                rc = ap_part_release(&c->sources, &c->sources.list[i].parts[p], err);
-    return rc;
-}
-
-static rd_kafka_topic_partition_list_t *unannounced(struct ap_consumer *c)
-{
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
-    for (size_t i = 0; i < c->sources.count; i++) {
-        struct ap_source *source = &c->sources.list[i];
-        for (int32_t p = 0; source->assigned && p < source->count; p++) {
-            struct ap_part *part = &source->parts[p];
-            if (part->stored < 0 || part->stored == part->announced)
-                continue;
-            rd_kafka_topic_partition_list_add(list, source->name, p)->offset = part->stored;
-            part->announced = part->stored;
-        }
-    }
-    return list;
-}
-
-/* For lag tools. A commit that fails is not missed: a later one covers it. */
-static void announce_offsets(struct ap_consumer *c)
-{
-    rd_kafka_topic_partition_list_t *list = unannounced(c);
-    if (list->cnt)
-        rd_kafka_commit(c->rk, list, 1);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-static void announce_last_offsets(struct ap_consumer *c)
-{
-    rd_kafka_topic_partition_list_t *list = unannounced(c);
-    rd_kafka_queue_t *answer = rd_kafka_queue_new(c->rk);
-    if (list->cnt && !rd_kafka_commit_queue(c->rk, list, answer, NULL, NULL)) {
-        rd_kafka_event_t *event = rd_kafka_queue_poll(answer, FAREWELL_MS);
-        if (event)
-            rd_kafka_event_destroy(event);
-    }
-    rd_kafka_queue_destroy(answer);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-static void report_stranger(void *arg, uint64_t stream, size_t origin, uint64_t records)
-{
-    struct ap_consumer *c = arg;
-    c->tallies.pending[origin][AP_TALLY_UNREGISTERED] += records;
-    ap_log_limited(&c->stranger_limit, 10000, AP_LOG_ERROR,
-                   "%llu records of stream %016llx, which nobody has registered in %s's %s; applied, but find out who writes them",
-                   (unsigned long long)records, (unsigned long long)stream, c->settings->all_regions[origin].name, AP_TOPIC_CONTROL);
-}
-
-/* After a load, give back what the records took on their way: the allocator would keep it for the next one. */
-static void trim_memory(struct ap_consumer *c)
-{
-    if (!c->busy && c->bytes_since_trim > TRIM_BYTES) {
-        malloc_trim(0);
-        c->bytes_since_trim = 0;
-    }
-    c->busy = false;
-}
-
-static int once_a_second(struct ap_consumer *c, struct ap_err *err)
-{
-    uint64_t seen = c->seen;
-    announce_offsets(c);
-    trim_memory(c);
-    ap_registry_strangers(c->registry, ap_mono_ms(), c->settings->control_wait_ms, report_stranger, c);
-    ap_tallies_flush(&c->tallies);
-    if (!ap_store_seen_read(c->store, &seen) && seen != c->seen) {
-        c->seen = seen;
-        c->dirty = true;
-    }
-    char why[256];
-    if (rd_kafka_fatal_error(c->rk, why, sizeof why))
-        return ap_err_set(err, AP_EKAFKA, AP_FATAL, "Kafka's client has failed for good: %s", why);
-    return 0;
-}
-
-static int housekeeping(struct ap_consumer *c, struct ap_err *err)
-{
-    int64_t now_ms = ap_mono_ms();
-    int rc = release_holds(c, err);
-    if (!rc && now_ms >= c->second_at_ms) {
-        c->second_at_ms = now_ms + SECOND_MS;
-        rc = once_a_second(c, err);
-    }
-    if (now_ms >= c->publish_at_ms) {
-        c->publish_at_ms = now_ms + PUBLISH_MS;
-        if (*c->cluster)
-            ap_status_publish(c->status, &c->sources, ap_writer_positions(c->writer), ap_writer_next_slot(c->writer));
-    }
     return rc;
 }
 
@@ -489,17 +244,17 @@ int ap_consumer_run(struct ap_consumer *c, struct ap_err *err)
 {
     int rc = 0;
     while (!rc && !atomic_load(&c->stop)) {
-        rc = take_findings(c, err);
+        rc = ap_consumer_take_findings(c, err);
         if (!rc)
-            rc = assign_sources(c, err);
+            rc = ap_consumer_assign(c, err);
         if (!rc)
             rc = step(c, err);
         if (!rc)
-            rc = housekeeping(c, err);
+            rc = ap_consumer_chores(c, err);
     }
     if (rc == AP_ETIMEOUT && atomic_load(&c->stop))
         rc = 0; /* the last batch is read again after the start */
     if (!rc)
-        announce_last_offsets(c);
+        ap_consumer_announce_last(c);
     return rc;
 }
