@@ -211,7 +211,7 @@ void ix_refresh(struct ix_rig *r)
     MUST(ap_index_refresh(r->index, &err));
 }
 
-bool ix_wait_sealed(struct ix_rig *r, uint32_t segments_at_most, int seconds)
+static bool wait_for(struct ix_rig *r, uint32_t segments_at_most, uint64_t indexed_at_least, int seconds)
 {
     int64_t until = ap_mono_ms() + seconds * 1000;
     for (;;) {
@@ -220,12 +220,22 @@ bool ix_wait_sealed(struct ix_rig *r, uint32_t segments_at_most, int seconds)
         MUST(ap_view_begin(r->index, &view, &err));
         MUST(ap_view_collection(view, "books", &c, &err));
         ap_view_end(&view);
-        if (c.segments <= segments_at_most)
+        if (c.segments <= segments_at_most && c.indexed >= indexed_at_least)
             return true;
         if (ap_mono_ms() > until)
             return false;
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
     }
+}
+
+bool ix_wait_sealed(struct ix_rig *r, uint32_t segments_at_most, int seconds)
+{
+    return wait_for(r, segments_at_most, 0, seconds);
+}
+
+bool ix_wait_indexed(struct ix_rig *r, uint64_t rows_at_least, int seconds)
+{
+    return wait_for(r, UINT32_MAX, rows_at_least, seconds);
 }
 
 /* ---- the model ---- */

@@ -51,6 +51,7 @@ size_t ix_clean(struct ix_rig *r, size_t max_rows);
 void ix_refresh(struct ix_rig *r);
 /* Until the builder has nothing to do: no full hot segment, or the deadline. */
 bool ix_wait_sealed(struct ix_rig *r, uint32_t segments_at_most, int seconds);
+bool ix_wait_indexed(struct ix_rig *r, uint64_t rows_at_least, int seconds); /* in sealed segments */
 
 void ix_key(const struct ix_rig *r, size_t i, struct ap_key *key);
 uint64_t ix_number(const struct ap_point_id *id);
