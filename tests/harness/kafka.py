@@ -141,9 +141,17 @@ class Broker:
         """name: (partitions, configuration). Those that exist are left as they are. Returns when all can be used."""
         create_topics(self.admin, topics)
         everything = {TopicPartition(name, p): OffsetSpec.latest() for name, (n, _) in topics.items() for p in range(n)}
-        # A partition that has just been made answers "not leader" for a moment.
-        wait_until(lambda: all(f.result(5).offset >= 0 for f in self.admin.list_offsets(everything).values()), 20,
-                   f"the topics of {self.region} have leaders")
+
+        def usable():
+            """A partition that has just been made answers "not leader" for a moment; and a client that has heard of its
+            leader before the broker itself keeps asking with that epoch, so the next try is another client's."""
+            try:
+                return all(f.result(5).offset >= 0 for f in self.admin.list_offsets(everything).values())
+            except KafkaException:
+                self._admin = None
+                raise
+
+        wait_until(usable, 40, f"the topics of {self.region} have leaders")
 
     def warm_up(self) -> None:
         """Has the broker fetch its first block of producer ids from the controller. Who asks first is told to come back
