@@ -40,31 +40,45 @@ static bool says_nothing(const json_t *value)
     return true;
 }
 
-static int want_nothing(const json_t *value, const char *what, const char *why, struct ap_err *err)
-{
-    return says_nothing(value) ? 0 : refuse(err, what, why);
-}
+/* Parameters of Qdrant's engine, and what of them is the case here anyway. */
+static const struct hint {
+    const char *key;
+    bool number;            /* 1 says nothing new; else null, or an object of nulls */
+    const char *what, *why; /* otherwise */
+} hints[] = {
+    {"hnsw_config", false, "hnsw_config", "indexes are configured at the indexer"},
+    {"optimizers_config", false, "optimizers_config", "segments are configured at the indexer"},
+    {"wal_config", false, "wal_config", "the log is Kafka's"},
+    {"quantization_config", false, "quantization_config", "choose a codec with antipode.codec"},
+    {"sparse_vectors", false, "sparse_vectors", ""},
+    {"shard_number", true, "shard_number other than 1", "the partitions of the topic are the shards"},
+    {"replication_factor", true, "replication_factor other than 1", "Kafka's topics have theirs"},
+    {"write_consistency_factor", true, "write_consistency_factor other than 1", ""},
+};
 
-static int want_one(const json_t *value, const char *what, const char *why, struct ap_err *err)
+static int check_hints(const json_t *object, struct ap_err *err)
 {
-    return !value || json_integer_value(value) == 1 ? 0 : refuse(err, what, why);
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
+        const json_t *value = json_object_get(object, hints[i].key);
+        if (!says_nothing(value) && !(hints[i].number && json_integer_value(value) == 1))
+            return refuse(err, hints[i].what, hints[i].why);
+    }
+    return 0;
 }
 
 /* --- vectors --- */
 
 static int parse_vector_params(json_t *object, const char *what, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
 {
-    json_t *size, *distance, *hnsw, *quantization, *on_disk, *datatype;
+    json_t *size, *distance, *datatype, *hint;
     const struct ap_json_field fields[] = {
-        {"size", AP_JSON_INTEGER, true, &size}, {"distance", AP_JSON_STRING, true, &distance}, {"hnsw_config", AP_JSON_OBJECT, false, &hnsw},
-        {"quantization_config", AP_JSON_OBJECT, false, &quantization}, {"on_disk", AP_JSON_BOOL, false, &on_disk},
+        {"size", AP_JSON_INTEGER, true, &size}, {"distance", AP_JSON_STRING, true, &distance}, {"hnsw_config", AP_JSON_OBJECT, false, &hint},
+        {"quantization_config", AP_JSON_OBJECT, false, &hint}, {"on_disk", AP_JSON_BOOL, false, &hint},
         {"datatype", AP_JSON_STRING, false, &datatype}, {"multivector_config", AP_JSON_OBJECT, false, NULL}, AP_JSON_END,
     };
     int rc = ap_json_fields(object, what, fields, err);
     if (rc == 0)
-        rc = want_nothing(hnsw, "hnsw_config", "indexes are configured at the indexer", err);
-    if (rc == 0)
-        rc = want_nothing(quantization, "quantization_config", "choose a codec with antipode.codec", err);
+        rc = check_hints(object, err);
     if (rc == 0 && datatype && strcmp(json_string_value(datatype), "float32") != 0)
         rc = refuse(err, "datatype other than float32", "choose a codec with antipode.codec");
     if (rc)
@@ -159,33 +173,19 @@ static int find_own(json_t *top, json_t *metadata, json_t **own, struct ap_err *
 
 int ap_producer_parse_collection(json_t *body, const struct ap_producer_config *config, struct ap_control_collection *out, struct ap_err *err)
 {
-    json_t *vectors, *own, *metadata, *hnsw, *optimizers, *wal, *quantization, *sparse, *shards, *replicas, *consistency, *on_disk, *sharding;
+    json_t *vectors, *own, *metadata, *sharding, *hint;
     const struct ap_json_field fields[] = {
         {"vectors", AP_JSON_OBJECT, true, &vectors}, {"antipode", AP_JSON_OBJECT, false, &own}, {"metadata", AP_JSON_OBJECT, false, &metadata},
-        {"hnsw_config", AP_JSON_OBJECT, false, &hnsw}, {"optimizers_config", AP_JSON_OBJECT, false, &optimizers}, {"wal_config", AP_JSON_OBJECT, false, &wal},
-        {"quantization_config", AP_JSON_OBJECT, false, &quantization}, {"sparse_vectors", AP_JSON_OBJECT, false, &sparse},
-        {"shard_number", AP_JSON_INTEGER, false, &shards}, {"replication_factor", AP_JSON_INTEGER, false, &replicas},
-        {"write_consistency_factor", AP_JSON_INTEGER, false, &consistency}, {"on_disk_payload", AP_JSON_BOOL, false, &on_disk},
-        {"sharding_method", AP_JSON_STRING, false, &sharding}, {"init_from", AP_JSON_OBJECT, false, NULL},
+        {"sharding_method", AP_JSON_STRING, false, &sharding}, {"on_disk_payload", AP_JSON_BOOL, false, &hint},
+        {"hnsw_config", AP_JSON_OBJECT, false, &hint}, {"optimizers_config", AP_JSON_OBJECT, false, &hint}, {"wal_config", AP_JSON_OBJECT, false, &hint},
+        {"quantization_config", AP_JSON_OBJECT, false, &hint}, {"sparse_vectors", AP_JSON_OBJECT, false, &hint},
+        {"shard_number", AP_JSON_INTEGER, false, &hint}, {"replication_factor", AP_JSON_INTEGER, false, &hint},
+        {"write_consistency_factor", AP_JSON_INTEGER, false, &hint}, {"init_from", AP_JSON_OBJECT, false, NULL},
         {"strict_mode_config", AP_JSON_OBJECT, false, NULL}, AP_JSON_END,
     };
     int rc = ap_json_fields(body, "collection", fields, err);
     if (rc == 0)
-        rc = want_nothing(hnsw, "hnsw_config", "indexes are configured at the indexer", err);
-    if (rc == 0)
-        rc = want_nothing(optimizers, "optimizers_config", "segments are configured at the indexer", err);
-    if (rc == 0)
-        rc = want_nothing(wal, "wal_config", "the log is Kafka's", err);
-    if (rc == 0)
-        rc = want_nothing(quantization, "quantization_config", "choose a codec with antipode.codec", err);
-    if (rc == 0 && sparse && json_object_size(sparse))
-        rc = refuse(err, "sparse_vectors", "");
-    if (rc == 0)
-        rc = want_one(shards, "shard_number other than 1", "the partitions of the topic are the shards", err);
-    if (rc == 0)
-        rc = want_one(replicas, "replication_factor other than 1", "Kafka's topics have theirs", err);
-    if (rc == 0)
-        rc = want_one(consistency, "write_consistency_factor other than 1", "", err);
+        rc = check_hints(body, err);
     if (rc == 0 && sharding && strcmp(json_string_value(sharding), "auto") != 0)
         rc = refuse(err, "sharding_method other than auto", "");
     if (rc == 0)
