@@ -51,7 +51,7 @@ static int read_timeout(const char *text, int64_t fallback_ms, int64_t *ms, stru
     long seconds = strtol(text, &end, 10);
     if (end == text || *end || seconds < 1 || seconds > TIMEOUT_MAX_S)
         return ap_err_set(err, AP_EINVAL, AP_POISON, "timeout: \"%.32s\" is not a number of seconds from 1 to %d", text, TIMEOUT_MAX_S);
-    *ms = seconds * 1000;
+    *ms = seconds * 1000 - 100; /* the client stops listening at its timeout: the answer has to be there before */
     return 0;
 }
 
