@@ -126,7 +126,8 @@ static bool due(struct ap_scout *s, struct topic *t)
     pthread_mutex_lock(&s->lock);
     bool yes = !t->known || t->doubted || ap_mono_ms() >= t->recheck_ms;
     t->doubted = false;
-    t->recheck_ms = ap_mono_ms() + RECHECK_MS;
+    if (yes)
+        t->recheck_ms = ap_mono_ms() + RECHECK_MS;
     pthread_mutex_unlock(&s->lock);
     return yes;
 }
