@@ -65,8 +65,9 @@ static void start(struct ap_fetcher *f, struct running *r, struct curl_slist *he
     curl_easy_setopt(r->handle, CURLOPT_WRITEDATA, (void *)r);
     curl_easy_setopt(r->handle, CURLOPT_PRIVATE, (void *)r);
     curl_easy_setopt(r->handle, CURLOPT_HTTPHEADER, headers);
-    if (!strcmp(one->method, "POST")) {
+    if (!strcmp(one->method, "POST") || !strcmp(one->method, "PUT")) {
         curl_easy_setopt(r->handle, CURLOPT_POST, 1L);
+        curl_easy_setopt(r->handle, CURLOPT_CUSTOMREQUEST, one->method);
         curl_easy_setopt(r->handle, CURLOPT_POSTFIELDS, one->body ? (const char *)one->body : "");
         curl_easy_setopt(r->handle, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)one->len);
     } else if (strcmp(one->method, "GET") != 0) {

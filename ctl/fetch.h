@@ -6,9 +6,9 @@
 #include "common/err.h"
 
 struct ap_fetch {
-    const char *method;             /* "GET", "POST", "DELETE" */
+    const char *method;             /* "GET", "POST", "PUT", "DELETE" */
     char url[640];
-    const void *body; size_t len;   /* borrowed; POST */
+    const void *body; size_t len;   /* borrowed; POST and PUT */
     /* after ap_fetcher_run: */
     long status;                    /* 0: no answer, *why says the reason */
     struct ap_buf answer;           /* ap_fetch_fini */

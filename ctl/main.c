@@ -10,6 +10,7 @@ static const struct ap_command commands[] = {
     {"cat", "the records of a topic, decoded, as JSON lines", ap_cmd_cat, ap_help_cat},
     {"verify", "whether regions hold the same rows; and repair", ap_cmd_verify, ap_help_verify},
     {"dlq", "dead letters: list, show, redrive", ap_cmd_dlq, ap_help_dlq},
+    {"load", "a file of vectors into a collection", ap_cmd_load, ap_help_load},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
