@@ -67,6 +67,10 @@ target_link_libraries(antipode_rdkafka INTERFACE
 pkg_check_modules(SYSTEM_LIBS REQUIRED IMPORTED_TARGET
   avro-c jansson lmdb libmicrohttpd libxxhash libsodium libcurl)
 
+find_library(ROARING_LIBRARY NAMES roaring REQUIRED) # CRoaring; without a .pc file in Debian 12
+find_path(ROARING_INCLUDE roaring/roaring.h REQUIRED)
+
 add_library(antipode_deps INTERFACE)
+target_include_directories(antipode_deps SYSTEM INTERFACE "${ROARING_INCLUDE}")
 target_link_libraries(antipode_deps INTERFACE
-  antipode_faiss antipode_rdkafka PkgConfig::SYSTEM_LIBS Threads::Threads m)
+  antipode_faiss antipode_rdkafka PkgConfig::SYSTEM_LIBS "${ROARING_LIBRARY}" Threads::Threads m)

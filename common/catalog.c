@@ -36,6 +36,7 @@ struct codec {
 struct codec_use { uint64_t collection; struct ap_region region; uint64_t codec; struct said said; };
 struct incarnation { struct ap_incarnation_info public; char *instance; struct said said; };
 struct region { struct ap_region_info public; struct said said; };
+struct index { struct ap_control_index public; struct said said; };
 
 struct ap_catalog {
     struct ap_schemas *schemas;
@@ -45,6 +46,7 @@ struct ap_catalog {
     struct ap_sorted uses;         /* by collection, then region */
     struct ap_sorted incarnations; /* by incarnation */
     struct ap_sorted regions;      /* by name */
+    struct ap_sorted indexes;      /* by collection, then field */
     struct ap_sorted learned;      /* uint64_t, fingerprints of schemas */
     uint64_t newest_hlc;
 };
@@ -106,6 +108,13 @@ static int cmp_number(const void *wanted, const void *item)
 static int cmp_region(const void *wanted, const void *item)
 {
     return by_region(wanted, &((const struct region *)item)->public.region);
+}
+
+static int cmp_index(const void *wanted, const void *item)
+{
+    const struct ap_control_index *a = wanted, *b = &((const struct index *)item)->public;
+    int order = by_number(a->collection, b->collection);
+    return order ? order : strcmp(a->field, b->field);
 }
 
 static int said_compare(const struct said *a, const struct said *b)
@@ -305,6 +314,25 @@ static int apply_region(struct ap_catalog *catalog, const struct ap_control_regi
     return 1;
 }
 
+static int apply_index(struct ap_catalog *catalog, struct ap_control_index *i, const struct said *said)
+{
+    size_t at;
+    struct index *current;
+    if (ap_sorted_search(&catalog->indexes, cmp_index, i, &at)) {
+        current = catalog->indexes.items[at];
+        if (said_compare(said, &current->said) <= 0)
+            return 0;
+        free(current->public.field);
+        free(current->public.options);
+    } else {
+        current = allocate(sizeof *current);
+        ap_sorted_insert(&catalog->indexes, at, current);
+    }
+    *current = (struct index){ .public = *i, .said = *said };
+    i->field = i->options = NULL;
+    return 1;
+}
+
 static int apply_schema(struct ap_catalog *catalog, const struct ap_control_schema *s, struct ap_err *err)
 {
     size_t len = strlen(s->json);
@@ -340,6 +368,8 @@ static int apply(struct ap_catalog *catalog, struct ap_control *c, uint64_t tie,
         return apply_region(catalog, &c->u.region, &said);
     case AP_CONTROL_SCHEMA:
         return apply_schema(catalog, &c->u.schema, err);
+    case AP_CONTROL_INDEX:
+        return apply_index(catalog, &c->u.index, &said);
     }
     return 0;
 }
@@ -401,6 +431,13 @@ static void free_incarnation(void *item)
     free(item);
 }
 
+static void free_index(void *item)
+{
+    free(((struct index *)item)->public.field);
+    free(((struct index *)item)->public.options);
+    free(item);
+}
+
 void ap_catalog_free(struct ap_catalog **catalog)
 {
     struct ap_catalog *c = *catalog;
@@ -412,6 +449,7 @@ void ap_catalog_free(struct ap_catalog **catalog)
     ap_sorted_free(&c->uses, free);
     ap_sorted_free(&c->incarnations, free_incarnation);
     ap_sorted_free(&c->regions, free);
+    ap_sorted_free(&c->indexes, free_index);
     ap_sorted_free(&c->learned, free);
     free(c);
     *catalog = NULL;
@@ -470,6 +508,24 @@ uint64_t ap_catalog_codec_use(const struct ap_catalog *c, uint64_t collection, c
             oldest = use;
     }
     return oldest ? oldest->codec : 0;
+}
+
+size_t ap_catalog_indexes(const struct ap_catalog *c, uint64_t collection, const struct ap_control_index **out, size_t cap)
+{
+    const struct ap_control_index wanted = { .collection = collection, .field = (char *)(uintptr_t)"" };
+    size_t at, n = 0;
+    ap_sorted_search(&c->indexes, cmp_index, &wanted, &at); /* no field is named "" */
+    for (; at < c->indexes.count; at++) {
+        const struct index *index = c->indexes.items[at];
+        if (index->public.collection != collection)
+            break;
+        if (index->public.removed)
+            continue;
+        if (n < cap)
+            out[n] = &index->public;
+        n++;
+    }
+    return n;
 }
 
 const struct ap_incarnation_info *ap_catalog_incarnation(const struct ap_catalog *c, uint64_t incarnation)

@@ -3,7 +3,7 @@
  * Invariant: it depends only on the set of records applied, not on their order. Per collection name the highest
  * generation counts; within it a deletion beats a creation, and of two creations the older version (hlc, region, writer)
  * wins, so that regions which create the same name at once agree. A region encodes with its own newest CODEC_USE of a
- * collection, else with the oldest of any region. Not thread-safe: the owner locks; pointers returned live until the
+ * collection, else with the oldest of any region. Of the INDEX records of a field the newest counts. Not thread-safe: the owner locks; pointers returned live until the
  * next apply or free. */
 #ifndef ANTIPODE_COMMON_CATALOG_H
 #define ANTIPODE_COMMON_CATALOG_H
@@ -38,6 +38,8 @@ size_t ap_catalog_collections(const struct ap_catalog *c, const struct ap_collec
 bool ap_catalog_codec(const struct ap_catalog *c, uint64_t codec, struct ap_codec_blob *out);
 /* Codec that region's producers use for the collection; 0 when none is known. */
 uint64_t ap_catalog_codec_use(const struct ap_catalog *c, uint64_t collection, const struct ap_region *region);
+/* Indexed fields of a collection, by path; returns how many there are. */
+size_t ap_catalog_indexes(const struct ap_catalog *c, uint64_t collection, const struct ap_control_index **out, size_t cap);
 const struct ap_incarnation_info *ap_catalog_incarnation(const struct ap_catalog *c, uint64_t incarnation);
 /* The newest incarnation of a named producer instance of a region; NULL when none. */
 const struct ap_incarnation_info *ap_catalog_instance(const struct ap_catalog *c, const struct ap_region *region, const char *instance);

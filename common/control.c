@@ -12,9 +12,11 @@
 #define MAX_CHUNKS 4096 /* a codec of 1 GiB */
 #define MAX_JSON (64 * 1024)
 
-/* Order of enum ap_control_kind, and of the symbols in schemas/Control.v1.avsc. */
-static const char *const fields[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema" };
-enum { KIND_UNKNOWN = AP_CONTROL_SCHEMA + 1, DISTANCE_UNKNOWN = AP_DOT + 1, STATE_UNKNOWN = AP_REGION_RETIRED + 1 };
+/* Order of enum ap_control_kind, and of the symbols in the newest schemas/Control. NULL: UNKNOWN. */
+static const char *const fields[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema", NULL, "index" };
+#define FIELDS (sizeof fields / sizeof *fields)
+#define FIELDS_V1 6
+enum { KIND_UNKNOWN = AP_CONTROL_SCHEMA + 1, DISTANCE_UNKNOWN = AP_DOT + 1, STATE_UNKNOWN = AP_REGION_RETIRED + 1, TYPE_UNKNOWN = AP_FIELD_TEXT + 1 };
 
 static const char *const distances[] = { "Cosine", "Euclid", "Dot" };
 
@@ -28,6 +30,24 @@ int ap_distance_parse(const char *text, enum ap_distance *out)
     for (int i = AP_COSINE; i <= AP_DOT; i++) {
         if (strcmp(text, distances[i]) == 0) {
             *out = (enum ap_distance)i;
+            return 0;
+        }
+    }
+    return AP_EINVAL;
+}
+
+static const char *const types[] = { "keyword", "integer", "float", "bool", "datetime", "uuid", "text" };
+
+const char *ap_field_type_name(enum ap_field_type t)
+{
+    return types[t];
+}
+
+int ap_field_type_parse(const char *text, enum ap_field_type *out)
+{
+    for (int i = AP_FIELD_KEYWORD; i <= AP_FIELD_TEXT; i++) {
+        if (strcmp(text, types[i]) == 0) {
+            *out = (enum ap_field_type)i;
             return 0;
         }
     }
@@ -54,6 +74,9 @@ void ap_control_key(const struct ap_control *c, struct ap_buf *out)
         return;
     case AP_CONTROL_SCHEMA:
         ap_buf_printf(out, "schema/%016" PRIx64, c->u.schema.fingerprint);
+        return;
+    case AP_CONTROL_INDEX:
+        ap_buf_printf(out, "index/%016" PRIx64 "/%s", c->u.index.collection, c->u.index.field);
         return;
     }
 }
@@ -132,6 +155,10 @@ static int check(const struct ap_control *c, struct ap_err *err)
         return c->u.region.state > AP_REGION_RETIRED ? bad(err, "an unknown state") : 0;
     case AP_CONTROL_SCHEMA:
         return text_within(c->u.schema.json, 1, MAX_JSON) ? 0 : bad(err, "a schema of no text, or too long a one");
+    case AP_CONTROL_INDEX:
+        if (!text_within(c->u.index.field, 1, AP_FIELD_PATH_MAX) || c->u.index.type > AP_FIELD_TEXT)
+            return bad(err, "an index of no field, or of no type");
+        return c->u.index.options && !text_within(c->u.index.options, 2, 4096) ? bad(err, "an index with too long options") : 0;
     }
     return bad(err, "an unknown kind");
 }
@@ -208,7 +235,28 @@ static void write_kind(avro_value_t *r, const struct ap_control *c)
         set_hash64(r, "fingerprint", c->u.schema.fingerprint);
         ap_avro_set_string(r, "json", c->u.schema.json);
         return;
+    case AP_CONTROL_INDEX:
+        set_hash64(r, "collection", c->u.index.collection);
+        ap_avro_set_string(r, "field", c->u.index.field);
+        ap_avro_set_enum(r, "type", (int)c->u.index.type);
+        if (c->u.index.options)
+            ap_avro_set_string(r, "options", c->u.index.options);
+        else
+            ap_avro_set_null(r, "options");
+        ap_avro_set_bool(r, "removed", c->u.index.removed);
+        return;
     }
+}
+
+/* A SCHEMA record is what newer ones are read by: everybody must be able to read it (schemas/README.md). */
+static const struct ap_schema_info *schema_of(const struct ap_schemas *schemas, const struct ap_control *c)
+{
+    const struct ap_schema_info *all;
+    size_t n = ap_schema_embedded(schemas, &all);
+    for (size_t i = 0; c->kind == AP_CONTROL_SCHEMA && i < n; i++)
+        if (strcmp(all[i].name, "Control") == 0 && all[i].version == 1)
+            return &all[i];
+    return ap_schema_newest(schemas, "Control");
 }
 
 int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err)
@@ -216,7 +264,8 @@ int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control 
     int rc = check(c, err);
     if (rc)
         return rc;
-    avro_value_iface_t *iface = avro_generic_class_from_schema(ap_schema_newest(schemas, "Control")->schema);
+    const struct ap_schema_info *schema = schema_of(schemas, c);
+    avro_value_iface_t *iface = avro_generic_class_from_schema(schema->schema);
     avro_value_t record;
     if (!iface || avro_generic_value_new(iface, &record))
         abort(); /* memory is out */
@@ -225,12 +274,12 @@ int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control 
     ap_avro_set_u64(&record, "hlc", c->version.hlc);
     ap_avro_set_string(&record, "region", c->version.region.name);
     ap_avro_set_u64(&record, "writer", c->version.writer);
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (i != (size_t)c->kind)
+    for (size_t i = 0; i < (schema->version == 1 ? FIELDS_V1 : FIELDS); i++)
+        if (i != (size_t)c->kind && fields[i])
             ap_avro_set_null(&record, fields[i]);
     avro_value_t branch = ap_avro_set_present(&record, fields[c->kind]);
     write_kind(&branch, c);
-    rc = ap_schema_write(schemas, "Control", &record, out, err);
+    rc = ap_schema_write_as(schema, &record, out, err);
     avro_value_decref(&record);
     return rc;
 }
@@ -321,6 +370,15 @@ static int read_kind(const avro_value_t *r, struct ap_control *out, struct ap_er
         out->u.schema.fingerprint = hash64(r, "fingerprint");
         out->u.schema.json = text(r, "json");
         return 0;
+    case AP_CONTROL_INDEX:
+        out->u.index.collection = hash64(r, "collection");
+        out->u.index.field = text(r, "field");
+        out->u.index.type = (enum ap_field_type)ap_avro_enum(r, "type");
+        out->u.index.removed = ap_avro_bool(r, "removed");
+        avro_value_t branch;
+        if (ap_avro_optional(r, "options", &branch) && !(out->u.index.options = text(r, "options")))
+            return bad(err, "options of an index that are no text");
+        return 0;
     }
     return bad(err, "an unknown kind");
 }
@@ -328,6 +386,8 @@ static int read_kind(const avro_value_t *r, struct ap_control *out, struct ap_er
 /* Symbols that this version does not know arrive as UNKNOWN: not damage, but something for a newer program. */
 static int check_newer(const struct ap_control *c, struct ap_err *err)
 {
+    if (c->kind == AP_CONTROL_INDEX && (int)c->u.index.type == TYPE_UNKNOWN) /* searches do without, and scan */
+        return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "control record: an index of a type newer than this program");
     bool newer = (c->kind == AP_CONTROL_COLLECTION && (int)c->u.collection.distance == DISTANCE_UNKNOWN) ||
                  (c->kind == AP_CONTROL_REGION && (int)c->u.region.state == STATE_UNKNOWN);
     return newer ? ap_err_set(err, AP_ESCHEMA, AP_RETRY, "control record: a value newer than this program: upgrade it") : 0;
@@ -382,6 +442,10 @@ void ap_control_fini(struct ap_control *c)
         break;
     case AP_CONTROL_SCHEMA:
         free(c->u.schema.json);
+        break;
+    case AP_CONTROL_INDEX:
+        free(c->u.index.field);
+        free(c->u.index.options);
         break;
     default:
         break;

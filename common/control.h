@@ -8,6 +8,7 @@
  *   INCARNATION  incarnation/<16 hex>                  a producer: its region, instance, predecessor, lineage
  *   REGION       region/<name>                         the region's own incarnation and state
  *   SCHEMA       schema/<16 hex>                       the JSON text of a schema that is written here
+ *   INDEX        index/<collection id 16 hex>/<field>  a field of the payloads is indexed, or no longer
  *
  * Each region writes its own vec-control and reads the others' mirrored copies; who wins is decided in catalog.h. */
 #ifndef ANTIPODE_COMMON_CONTROL_H
@@ -15,7 +16,8 @@
 #include "common/event.h"
 
 enum ap_control_kind { AP_CONTROL_COLLECTION, AP_CONTROL_CODEC, AP_CONTROL_CODEC_USE, AP_CONTROL_INCARNATION,
-                       AP_CONTROL_REGION, AP_CONTROL_SCHEMA };
+                       AP_CONTROL_REGION, AP_CONTROL_SCHEMA,
+                       AP_CONTROL_INDEX = AP_CONTROL_SCHEMA + 2 /* a reader's UNKNOWN lies between */ };
 enum ap_distance { AP_COSINE, AP_EUCLID, AP_DOT };
 
 #define AP_CODEC_CHUNK_BYTES (256 * 1024)
@@ -38,6 +40,16 @@ struct ap_control_incarnation { uint64_t incarnation, region_incarnation, predec
 enum ap_region_state { AP_REGION_ACTIVE, AP_REGION_READ_ONLY, AP_REGION_RETIRED };
 struct ap_control_region { uint64_t region_incarnation; enum ap_region_state state; };
 struct ap_control_schema { uint64_t fingerprint; char *json; };
+/* What values of an indexed field count. */
+enum ap_field_type { AP_FIELD_KEYWORD, AP_FIELD_INTEGER, AP_FIELD_FLOAT, AP_FIELD_BOOL, AP_FIELD_DATETIME, AP_FIELD_UUID, AP_FIELD_TEXT };
+#define AP_FIELD_PATH_MAX 512
+struct ap_control_index {
+    uint64_t collection;
+    char *field;             /* owned; a path, 1 to AP_FIELD_PATH_MAX bytes */
+    enum ap_field_type type;
+    char *options;           /* owned; NULL, or of TEXT: a JSON object with sorted keys (indexer/field.h) */
+    bool removed;
+};
 
 struct ap_control {
     enum ap_control_kind kind;
@@ -49,9 +61,11 @@ struct ap_control {
         struct ap_control_incarnation incarnation;
         struct ap_control_region region;
         struct ap_control_schema schema;
+        struct ap_control_index index;
     } u;
 };
 
+/* SCHEMA records are written in Control.v1, all others in the newest version. */
 int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err);
 /* Everything is owned by *out; release with ap_control_fini. Validates what it reads (names, ranges, chunk counts).
  * AP_ECORRUPT; AP_ESCHEMA, RETRY: a schema not known yet, or a value that needs a newer program; AP_EUNSUPPORTED: a kind
@@ -62,5 +76,7 @@ void ap_control_key(const struct ap_control *c, struct ap_buf *out); /* appends 
 
 const char *ap_distance_name(enum ap_distance d);                 /* "Cosine", "Euclid", "Dot" */
 int ap_distance_parse(const char *text, enum ap_distance *out);   /* 0 or AP_EINVAL */
+const char *ap_field_type_name(enum ap_field_type t);             /* as Qdrant names them: "keyword", "integer", ... */
+int ap_field_type_parse(const char *text, enum ap_field_type *out); /* 0 or AP_EINVAL */
 
 #endif

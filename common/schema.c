@@ -312,15 +312,21 @@ int ap_schema_read(const struct ap_schemas *s, const char *name, const void *byt
 int ap_schema_write(const struct ap_schemas *s, const char *name, avro_value_t *value, struct ap_buf *out, struct ap_err *err)
 {
     const struct record *record = find_record(s, name);
-    size_t size = 0;
     assert(record);
+    return ap_schema_write_as(&record->newest, value, out, err);
+}
+
+int ap_schema_write_as(const struct ap_schema_info *schema, avro_value_t *value, struct ap_buf *out, struct ap_err *err)
+{
+    const char *name = schema->name;
+    size_t size = 0;
     if (avro_value_sizeof(value, &size))
         return ap_err_set(err, AP_EINVAL, AP_FATAL, "%s: %s", name, avro_strerror());
     ap_buf_reserve(out, 10 + size); /* Avro C's memory writer does not grow */
     uint8_t *p = out->data + out->len;
     p[0] = 0xc3;
     p[1] = 0x01;
-    ap_put_le64(p + 2, record->newest.fingerprint);
+    ap_put_le64(p + 2, schema->fingerprint);
     avro_writer_t writer = avro_writer_memory((char *)p + 10, (int64_t)size);
     int rc = !writer || avro_value_write(writer, value) || (size_t)avro_writer_tell(writer) != size;
     if (writer)

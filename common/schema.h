@@ -36,5 +36,7 @@ int ap_schema_read(const struct ap_schemas *schemas, const char *name, const voi
 /* Append C3 01, fingerprint and the Avro encoding of value (of the newest schema of name). */
 int ap_schema_write(const struct ap_schemas *schemas, const char *name, avro_value_t *value, struct ap_buf *out,
                     struct ap_err *err);
+/* The same of a value of that embedded version. */
+int ap_schema_write_as(const struct ap_schema_info *schema, avro_value_t *value, struct ap_buf *out, struct ap_err *err);
 
 #endif

@@ -165,7 +165,7 @@ static json_t *collection_json(const struct ap_control_collection *c)
 
 static json_t *control_json(const struct ap_control *c)
 {
-    static const char *const kinds[] = {"COLLECTION", "CODEC", "CODEC_USE", "INCARNATION", "REGION", "SCHEMA"};
+    static const char *const kinds[] = {"COLLECTION", "CODEC", "CODEC_USE", "INCARNATION", "REGION", "SCHEMA", "UNKNOWN", "INDEX"};
     static const char *const states[] = {"ACTIVE", "READ_ONLY", "RETIRED"};
     json_t *says = NULL;
     switch (c->kind) {
@@ -190,6 +190,10 @@ static json_t *control_json(const struct ap_control *c)
         break;
     case AP_CONTROL_SCHEMA:
         says = json_pack("{s:o,s:o}", "fingerprint", hex64(c->u.schema.fingerprint), "schema", json_or_text(c->u.schema.json, strlen(c->u.schema.json)));
+        break;
+    case AP_CONTROL_INDEX:
+        says = json_pack("{s:o,s:s,s:s,s:s?,s:b}", "collection", hex64(c->u.index.collection), "field", c->u.index.field, "type",
+                         ap_field_type_name(c->u.index.type), "options", c->u.index.options, "removed", c->u.index.removed);
         break;
     }
     return json_pack("{s:s,s:o,s:o}", "kind", kinds[c->kind], "version", version_json(&c->version), "says", says ? says : json_null());

@@ -13,6 +13,7 @@ int ap_producer_serve(struct ap_http_server **server, struct ap_producer *p, str
 void ap_producer_create_collection(struct ap_http_request *req); /* api_collections.c */
 void ap_producer_delete_collection(struct ap_http_request *req);
 void ap_producer_create_index(struct ap_http_request *req);
+void ap_producer_delete_index(struct ap_http_request *req);
 void ap_producer_upsert(struct ap_http_request *req);            /* api_points.c */
 void ap_producer_delete_points(struct ap_http_request *req);
 extern const struct ap_http_stream ap_producer_bulk;             /* api_bulk.c */

@@ -285,39 +285,3 @@ void ap_producer_delete_collection(struct ap_http_request *req)
         ap_http_reply_result(req, json_boolean(live));
     ap_control_fini(&c);
 }
-
-/* --- payload indexes --- */
-
-/* Every payload field can be filtered on, with or without being asked for: so for the kinds of match and range that the
- * indexer answers there is nothing to do, and for others the request is refused. */
-static int check_index(json_t *body, struct ap_err *err)
-{
-    static const char *const kinds[] = {"keyword", "integer", "float", "bool", "uuid"};
-    json_t *field, *schema;
-    const struct ap_json_field fields[] = {{"field_name", AP_JSON_STRING, true, &field}, {"field_schema", AP_JSON_ANY, false, &schema}, AP_JSON_END};
-    int rc = ap_json_fields(body, "index", fields, err);
-    if (rc || !schema)
-        return rc;
-    const char *kind = json_string_value(json_is_object(schema) ? json_object_get(schema, "type") : schema);
-    for (size_t i = 0; kind && i < sizeof kinds / sizeof *kinds; i++)
-        if (strcmp(kind, kinds[i]) == 0)
-            return 0;
-    return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "field_schema: \"%.32s\" is not supported (keyword, integer, float, bool and uuid are, and need no index)", kind ? kind : "?");
-}
-
-void ap_producer_create_index(struct ap_http_request *req)
-{
-    struct ap_producer *p = ap_http_user(req);
-    struct ap_write_options o;
-    struct ap_err err = {0};
-    struct ap_token none = {0};
-    struct ap_target *t = NULL;
-    json_t *body = NULL;
-    if (ap_write_definition_options_read(req, p, &o, &err) == 0 && (t = ap_targets_get(&p->targets, ap_http_param(req, 0), &err)) &&
-        (body = ap_http_json(req, &err)) && check_index(body, &err) == 0)
-        ap_write_reply(req, p, AP_WRITE_COMPLETED, &none, &o, NULL);
-    else
-        ap_write_reply_err(req, p, &err);
-    json_decref(body);
-    ap_target_unref(&t);
-}

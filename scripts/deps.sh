@@ -19,7 +19,7 @@ KAFKA_VERSION=4.3.1
 
 # Libraries, by package; tools by the command that is looked for, so that another source of one will do.
 APT_LIBRARIES=(libc6-dev libavro-dev libjansson-dev liblmdb-dev libmicrohttpd-dev check libxxhash-dev
-    libsodium-dev libcurl4-openssl-dev libopenblas-dev libzstd-dev zlib1g-dev libssl-dev ca-certificates)
+    libsodium-dev libroaring-dev libcurl4-openssl-dev libopenblas-dev libzstd-dev zlib1g-dev libssl-dev ca-certificates)
 APT_TOOLS=(gcc:gcc g++:g++ cmake:cmake ninja:ninja-build pkg-config:pkg-config curl:curl tar:tar flock:util-linux
     setsid:util-linux mvn:maven)
 JAVA_PACKAGE=openjdk-17-jre-headless

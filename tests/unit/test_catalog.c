@@ -249,6 +249,45 @@ START_TEST(incarnations_and_regions)
 }
 END_TEST
 
+/* The newest word about a field counts, whoever said it and whenever it came. */
+START_TEST(indexes)
+{
+    struct ap_control said_of[4];
+    static const struct { uint64_t hlc; const char *region; enum ap_field_type type; bool removed; } words[4] = {
+        {10, "eu", AP_FIELD_KEYWORD, false}, {20, "us", AP_FIELD_INTEGER, false}, {30, "eu", AP_FIELD_INTEGER, true}, {40, "ap", AP_FIELD_FLOAT, false}};
+    for (int i = 0; i < 4; i++) {
+        said_of[i] = said(AP_CONTROL_INDEX, words[i].hlc, words[i].region);
+        said_of[i].u.index = (struct ap_control_index){ .collection = 5, .field = (char *)"a", .type = words[i].type, .removed = words[i].removed };
+    }
+    const struct ap_control_index *found[4];
+    for (int order = 0; order < 24; order++) {
+        int left[4] = {0, 1, 2, 3}, newest = -1, pick = order;
+        struct ap_catalog *cat = ap_catalog_new(schemas);
+        for (int n = 4; n > 0; n--) {
+            int at = pick % n, w = left[at];
+            pick /= n;
+            left[at] = left[n - 1];
+            ck_assert_int_eq(say(cat, &said_of[w]), w > newest);
+            newest = w > newest ? w : newest;
+            ck_assert_uint_eq(ap_catalog_indexes(cat, 5, found, 4), !words[newest].removed);
+            if (!words[newest].removed)
+                ck_assert_int_eq(found[0]->type, words[newest].type);
+        }
+        said_of[0].u.index.field = (char *)"b";
+        said_of[1].u.index.collection = 6;
+        ck_assert_int_eq(say(cat, &said_of[0]), 1);
+        ck_assert_int_eq(say(cat, &said_of[1]), 1);
+        said_of[0].u.index.field = (char *)"a";
+        said_of[1].u.index.collection = 5;
+        ck_assert_uint_eq(ap_catalog_indexes(cat, 5, found, 4), 2);
+        ck_assert_str_eq(found[1]->field, "b");
+        ck_assert_uint_eq(ap_catalog_indexes(cat, 6, found, 0), 1);
+        ck_assert_uint_eq(ap_catalog_indexes(cat, 7, NULL, 0), 0);
+        ap_catalog_free(&cat);
+    }
+}
+END_TEST
+
 START_TEST(schemas_are_learned)
 {
     struct ap_catalog *cat = ap_catalog_new(schemas);
@@ -419,6 +458,7 @@ int main(void)
     tcase_add_test(tc, codecs_are_whole_and_checked);
     tcase_add_test(tc, codec_uses);
     tcase_add_test(tc, incarnations_and_regions);
+    tcase_add_test(tc, indexes);
     tcase_add_test(tc, schemas_are_learned);
     tcase_add_test(tc, records_that_do_not_fit_are_refused);
     tcase_add_test(tc, order_leaves_no_trace);

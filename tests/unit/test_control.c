@@ -48,6 +48,9 @@ static struct ap_control sample(enum ap_control_kind kind)
     case AP_CONTROL_SCHEMA:
         c.u.schema = (struct ap_control_schema){ UINT64_C(0x8000000000000001), (char *)"\"int\"" };
         break;
+    case AP_CONTROL_INDEX:
+        c.u.index = (struct ap_control_index){ 0x33, (char *)"a.b[]", AP_FIELD_TEXT, (char *)"{\"tokenizer\":\"whitespace\"}", true };
+        break;
     }
     return c;
 }
@@ -74,8 +77,11 @@ static const char *key_of(const struct ap_control *c)
 START_TEST(every_kind_comes_back)
 {
     static const char *const keys[] = { "collection/wiki", "codec/fedcba9876543210/1", "codec-use/0000000000000011",
-                                        "incarnation/0000000000000007", "region/eu", "schema/8000000000000001" };
-    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_SCHEMA; kind++) {
+                                        "incarnation/0000000000000007", "region/eu", "schema/8000000000000001", NULL,
+                                        "index/0000000000000033/a.b[]" };
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_INDEX; kind++) {
+        if (kind == AP_CONTROL_SCHEMA + 1)
+            continue;
         struct ap_control c = sample((enum ap_control_kind)kind), b;
         struct ap_err err;
         ck_assert_msg(round_trip(&c, &b, &err) == 0, "%s", err.msg);
@@ -109,6 +115,11 @@ START_TEST(every_kind_comes_back)
         case AP_CONTROL_SCHEMA:
             ck_assert(b.u.schema.fingerprint == c.u.schema.fingerprint);
             ck_assert_str_eq(b.u.schema.json, "\"int\"");
+            break;
+        case AP_CONTROL_INDEX:
+            ck_assert_str_eq(b.u.index.field, "a.b[]");
+            ck_assert_str_eq(b.u.index.options, c.u.index.options);
+            ck_assert(b.u.index.collection == 0x33 && b.u.index.type == AP_FIELD_TEXT && b.u.index.removed);
             break;
         }
         ap_control_fini(&b);
@@ -212,6 +223,12 @@ static void newer_state(avro_value_t *v)
     ck_assert(ap_avro_optional(v, "region_state", &branch));
     ap_avro_set_enum(&branch, "state", 3);
 }
+static void newer_type(avro_value_t *v)
+{
+    avro_value_t branch;
+    ck_assert(ap_avro_optional(v, "index", &branch));
+    ap_avro_set_enum(&branch, "type", 7);
+}
 static void negative_dim(avro_value_t *v)
 {
     avro_value_t branch;
@@ -238,6 +255,22 @@ START_TEST(what_is_read_is_checked)
     ck_assert_int_eq(decode_changed(AP_CONTROL_COLLECTION, newer_distance, &err), AP_ESCHEMA);
     ck_assert_int_eq(err.cls, AP_RETRY);
     ck_assert_int_eq(decode_changed(AP_CONTROL_REGION, newer_state, &err), AP_ESCHEMA);
+    ck_assert_int_eq(decode_changed(AP_CONTROL_INDEX, newer_type, &err), AP_EUNSUPPORTED);
+}
+END_TEST
+
+/* What newer records are read by must be readable by the oldest reader. */
+START_TEST(schemas_are_told_in_the_first_version)
+{
+    struct ap_err err;
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_SCHEMA; kind++) {
+        struct ap_control c = sample((enum ap_control_kind)kind);
+        struct ap_buf buf = {0};
+        ck_assert_int_eq(ap_control_encode(schemas, &c, &buf, &err), 0);
+        bool first = ap_le64(buf.data + 2) == UINT64_C(0x173ca3d50b308353);
+        ck_assert_int_eq(first, kind == AP_CONTROL_SCHEMA);
+        ap_buf_free(&buf);
+    }
 }
 END_TEST
 
@@ -245,7 +278,9 @@ START_TEST(damage_is_refused_or_harmless)
 {
     struct ap_control back;
     struct ap_err err;
-    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_SCHEMA; kind++) {
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_INDEX; kind++) {
+        if (kind == AP_CONTROL_SCHEMA + 1)
+            continue;
         struct ap_control c = sample((enum ap_control_kind)kind);
         struct ap_buf buf = {0};
         ck_assert_int_eq(ap_control_encode(schemas, &c, &buf, &err), 0);
@@ -298,6 +333,7 @@ int main(void)
     tcase_add_test(tc, absent_is_not_empty);
     tcase_add_test(tc, broken_rules_are_refused);
     tcase_add_test(tc, what_is_read_is_checked);
+    tcase_add_test(tc, schemas_are_told_in_the_first_version);
     tcase_add_test(tc, damage_is_refused_or_harmless);
     tcase_add_test(tc, schemas_are_announced_in_version_1);
     tcase_add_test(tc, distances_have_names);
