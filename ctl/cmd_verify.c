@@ -81,7 +81,7 @@ enum { COLLECTION = 256, SCRUB, REPAIR, PREFER, DRY_RUN, SETTLE, ALL, WATCH, MET
 
 static int take_option(struct verify *v, int option, struct ap_err *err)
 {
-    int n, rc = 0;
+    int n = 0, rc = 0;
     switch (option) {
     case COLLECTION: return add_collection(v, optarg, err);
     case SCRUB: v->options.scrub = true; break;
