@@ -3,20 +3,24 @@
  *   bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate 1000] [--seconds 10] [--clients 4]
  *
  * Clients post one point a request, at the given rate together, each at its own due time. For each region a watcher asks
- * the indexer for all points that are not seen yet, in one request, again and again; a point's time runs from just before
+ * the indexer for all points that are not seen yet, in one request, a millisecond after the last answer; a point's time runs from just before
  * its request was sent until the answer that has it was read. So the figure includes the write's own HTTP, up to one
  * polling round, and nothing is taken off. Prints one JSON object. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include "bench/bench.h"
 
-enum { MAX_POINTS = 200000, MAX_BATCH = 256 };
+enum { MAX_POINTS = 200000, MAX_BATCH = 256, POLL_NS = 1000000 };
+#define SEEN SIZE_MAX
 
 struct point { char id[37]; int64_t sent_ns; _Atomic int state; /* 0 none, 1 sent */ };
+struct text { char *at; size_t len; };
 
 struct run {
     const char *producer, *collection;
     struct bench_matrix m;
+    struct text *vectors; /* as JSON, made before the clock starts: printing floats would take the cores from what is measured */
+    size_t vector_count;
     double rate;
     size_t total, clients;
     struct point *points;
@@ -51,7 +55,7 @@ static void *client_main(void *arg)
         struct point *p = &r->points[i];
         ap_buf_clear(&body);
         ap_buf_printf(&body, "{\"points\":[{\"id\":\"%s\",\"vector\":", p->id);
-        bench_json_floats(&body, r->m.data + (i % r->m.rows) * r->m.dim, r->m.dim);
+        ap_buf_append(&body, r->vectors[i % r->vector_count].at, r->vectors[i % r->vector_count].len);
         ap_buf_append(&body, "}]}", 3);
         wait_until_ns(r->start_ns + (int64_t)((double)i * 1e9 / r->rate));
         p->sent_ns = ap_mono_ns();
@@ -79,14 +83,21 @@ static void watch_round(struct watcher *w, struct bench_http *http, const char *
     int64_t now = ap_mono_ns();
     if (status != 200)
         bench_die("POST %s: %ld %s", url, status, (char *)http->answer.data);
-    size_t kept = 0;
-    for (size_t i = 0; i < *open_count; i++) {
-        struct point *p = &r->points[open[i]];
-        if (strstr((char *)http->answer.data, p->id))
+    size_t kept = 0, at = 0;
+    for (const char *id = strstr((char *)http->answer.data, "\"id\":\""); id; id = strstr(id, "\"id\":\"")) {
+        id += sizeof "\"id\":\"" - 1;
+        for (size_t tried = 0; tried < *open_count; tried++, at++) { /* answers keep the order of the question */
+            struct point *p = open[at % *open_count] == SEEN ? NULL : &r->points[open[at % *open_count]];
+            if (!p || memcmp(p->id, id, sizeof p->id - 1))
+                continue;
             w->ms[w->seen++] = (double)(now - p->sent_ns) / 1e6;
-        else
-            open[kept++] = open[i];
+            open[at % *open_count] = SEEN;
+            break;
+        }
     }
+    for (size_t i = 0; i < *open_count; i++)
+        if (open[i] != SEEN)
+            open[kept++] = open[i];
     *open_count = kept;
     w->polls++;
 }
@@ -112,7 +123,7 @@ static void *watcher_main(void *arg)
         watch_round(w, &http, url, open, &open_count, &body);
         if (ap_mono_ns() > deadline)
             bench_die("%s: %zu of %zu points were not found 30 s after the last was sent", w->url, r->total - w->seen, r->total);
-        wait_until_ns(ap_mono_ns() + 300000); /* leaves the cores to the system under test */
+        wait_until_ns(ap_mono_ns() + POLL_NS); /* leaves the cores to the system under test */
     }
     free(open);
     ap_buf_free(&body);
@@ -155,6 +166,13 @@ int main(int argc, char **argv)
     uint64_t seed = (uint64_t)ap_wall_us();
     for (size_t i = 0; i < r.total; i++)
         bench_uuid(&seed, r.points[i].id);
+    r.vector_count = r.m.rows < r.total ? r.m.rows : r.total;
+    r.vectors = calloc(r.vector_count, sizeof *r.vectors);
+    for (size_t i = 0; i < r.vector_count; i++) {
+        struct ap_buf text = {0};
+        bench_json_floats(&text, r.m.data + i * r.m.dim, r.m.dim);
+        r.vectors[i] = (struct text){(char *)text.data, text.len};
+    }
     r.start_ns = ap_mono_ns() + 50000000;
 
     struct client clients[64] = {0};
