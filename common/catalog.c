@@ -9,6 +9,7 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/retired.h"
 #include "common/schema.h"
 #include "common/sorted.h"
 
@@ -48,6 +49,7 @@ struct ap_catalog {
     struct ap_sorted regions;      /* by name */
     struct ap_sorted indexes;      /* by collection, then field */
     struct ap_sorted learned;      /* uint64_t, fingerprints of schemas */
+    struct ap_retired retired;
     uint64_t newest_hlc;
 };
 
@@ -370,6 +372,9 @@ static int apply(struct ap_catalog *catalog, struct ap_control *c, uint64_t tie,
         return apply_schema(catalog, &c->u.schema, err);
     case AP_CONTROL_INDEX:
         return apply_index(catalog, &c->u.index, &said);
+    case AP_CONTROL_RETIREMENT:
+    case AP_CONTROL_LOSS:
+        return ap_retired_apply(&catalog->retired, c);
     }
     return 0;
 }
@@ -451,6 +456,7 @@ void ap_catalog_free(struct ap_catalog **catalog)
     ap_sorted_free(&c->regions, free);
     ap_sorted_free(&c->indexes, free_index);
     ap_sorted_free(&c->learned, free);
+    ap_retired_free(&c->retired);
     free(c);
     *catalog = NULL;
 }
@@ -548,6 +554,11 @@ const struct ap_incarnation_info *ap_catalog_instance(const struct ap_catalog *c
 const struct ap_region_info *ap_catalog_region(const struct ap_catalog *c, const struct ap_region *region)
 {
     return ap_sorted_find(&c->regions, cmp_region, region);
+}
+
+const struct ap_retired *ap_catalog_retired(const struct ap_catalog *c)
+{
+    return &c->retired;
 }
 
 uint64_t ap_catalog_newest_hlc(const struct ap_catalog *c)

@@ -10,6 +10,7 @@
 #include "common/control.h"
 
 struct ap_catalog;
+struct ap_retired; /* common/retired.h */
 
 struct ap_collection {
     uint64_t id;                          /* ap_collection_id(name, generation) */
@@ -44,6 +45,8 @@ const struct ap_incarnation_info *ap_catalog_incarnation(const struct ap_catalog
 /* The newest incarnation of a named producer instance of a region; NULL when none. */
 const struct ap_incarnation_info *ap_catalog_instance(const struct ap_catalog *c, const struct ap_region *region, const char *instance);
 const struct ap_region_info *ap_catalog_region(const struct ap_catalog *c, const struct ap_region *region);
+/* Retirements and losses: asked about through common/retired.h. */
+const struct ap_retired *ap_catalog_retired(const struct ap_catalog *c);
 uint64_t ap_catalog_newest_hlc(const struct ap_catalog *c); /* newest version.hlc of all records: the clock merges it */
 
 #endif

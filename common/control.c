@@ -13,12 +13,18 @@
 #define MAX_JSON (64 * 1024)
 
 /* Order of enum ap_control_kind, and of the symbols in the newest schemas/Control. NULL: UNKNOWN. */
-static const char *const fields[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema", NULL, "index" };
-#define FIELDS (sizeof fields / sizeof *fields)
-#define FIELDS_V1 6
+static const char *const fields[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema", NULL, "index", "retirement", "loss" };
+static const size_t field_counts[] = { 0, 6, 8, 10 }; /* by version of Control */
+#define MAX_CUT 16384
 enum { KIND_UNKNOWN = AP_CONTROL_SCHEMA + 1, DISTANCE_UNKNOWN = AP_DOT + 1, STATE_UNKNOWN = AP_REGION_RETIRED + 1, TYPE_UNKNOWN = AP_FIELD_TEXT + 1 };
 
+static const char *const states[] = { "active", "read-only", "retired" };
 static const char *const distances[] = { "Cosine", "Euclid", "Dot" };
+
+const char *ap_region_state_name(enum ap_region_state state)
+{
+    return states[state];
+}
 
 const char *ap_distance_name(enum ap_distance d)
 {
@@ -78,6 +84,12 @@ void ap_control_key(const struct ap_control *c, struct ap_buf *out)
     case AP_CONTROL_INDEX:
         ap_buf_printf(out, "index/%016" PRIx64 "/%s", c->u.index.collection, c->u.index.field);
         return;
+    case AP_CONTROL_RETIREMENT:
+        ap_buf_printf(out, "retired/%s/%016" PRIx64, c->u.retirement.region.name, c->u.retirement.region_incarnation);
+        return;
+    case AP_CONTROL_LOSS:
+        ap_buf_printf(out, "loss/%016" PRIx64 "/%s/%" PRId32 "/%" PRIu64, c->u.loss.stream, c->u.loss.topic, c->u.loss.partition, c->u.loss.first);
+        return;
     }
 }
 
@@ -136,6 +148,23 @@ static int check_codec(const struct ap_control_codec *c, struct ap_err *err)
     return 0;
 }
 
+static bool good_position(const char *topic, uint64_t stream, int32_t partition, uint64_t mark)
+{
+    return good_topic(topic) && stream != 0 && partition >= 0 && mark <= INT64_MAX;
+}
+
+static int check_retirement(const struct ap_control_retirement *r, struct ap_err *err)
+{
+    if (r->region_incarnation == 0)
+        return bad(err, "a retirement of no incarnation");
+    if (r->count > MAX_CUT)
+        return bad(err, "a retirement of too many streams");
+    for (size_t i = 0; i < r->count; i++)
+        if (!good_position(r->cut[i].topic, r->cut[i].stream, r->cut[i].partition, r->cut[i].mark))
+            return bad(err, "a retirement with a position out of range");
+    return 0;
+}
+
 static int check(const struct ap_control *c, struct ap_err *err)
 {
     if (c->version.hlc > AP_HLC_MAX || c->version.writer == 0)
@@ -159,6 +188,11 @@ static int check(const struct ap_control *c, struct ap_err *err)
         if (!text_within(c->u.index.field, 1, AP_FIELD_PATH_MAX) || c->u.index.type > AP_FIELD_TEXT)
             return bad(err, "an index of no field, or of no type");
         return c->u.index.options && !text_within(c->u.index.options, 2, 4096) ? bad(err, "an index with too long options") : 0;
+    case AP_CONTROL_RETIREMENT:
+        return check_retirement(&c->u.retirement, err);
+    case AP_CONTROL_LOSS:
+        return good_position(c->u.loss.topic, c->u.loss.stream, c->u.loss.partition, c->u.loss.last) && c->u.loss.first >= 1 &&
+               c->u.loss.first <= c->u.loss.last ? 0 : bad(err, "a loss out of range");
     }
     return bad(err, "an unknown kind");
 }
@@ -211,6 +245,35 @@ static void write_incarnation(avro_value_t *r, const struct ap_control_incarnati
     ap_avro_set_string(r, "instance", i->instance);
 }
 
+static void write_retirement(avro_value_t *r, const struct ap_control_retirement *t)
+{
+    avro_value_t item, list = ap_avro_field(r, "cut");
+    ap_avro_set_string(r, "region", t->region.name);
+    ap_avro_set_u64(r, "region_incarnation", t->region_incarnation);
+    for (size_t i = 0; i < t->count; i++) {
+        const struct ap_position *p = &t->cut[i];
+        if (avro_value_append(&list, &item, NULL))
+            abort();
+        ap_avro_set_u64(&item, "stream", p->stream);
+        ap_avro_set_u64(&item, "lineage", p->lineage);
+        ap_avro_set_string(&item, "topic", p->topic);
+        ap_avro_set_int(&item, "partition", p->partition);
+        ap_avro_set_u64(&item, "mark", p->mark);
+        ap_avro_set_bool(&item, "finished", p->finished);
+    }
+}
+
+static void write_loss(avro_value_t *r, const struct ap_control_loss *l)
+{
+    ap_avro_set_string(r, "origin", l->origin.name);
+    ap_avro_set_u64(r, "stream", l->stream);
+    ap_avro_set_string(r, "topic", l->topic);
+    ap_avro_set_int(r, "partition", l->partition);
+    ap_avro_set_u64(r, "first", l->first);
+    ap_avro_set_u64(r, "last", l->last);
+    ap_avro_set_bool(r, "proven", l->proven);
+}
+
 static void write_kind(avro_value_t *r, const struct ap_control *c)
 {
     switch (c->kind) {
@@ -245,18 +308,23 @@ static void write_kind(avro_value_t *r, const struct ap_control *c)
             ap_avro_set_null(r, "options");
         ap_avro_set_bool(r, "removed", c->u.index.removed);
         return;
+    case AP_CONTROL_RETIREMENT:
+        write_retirement(r, &c->u.retirement);
+        return;
+    case AP_CONTROL_LOSS:
+        write_loss(r, &c->u.loss);
+        return;
     }
 }
 
-/* A SCHEMA record is what newer ones are read by: everybody must be able to read it (schemas/README.md). */
+/* The oldest version that has the kind: so everybody who knows the kind reads it, and above all SCHEMA records, which newer
+ * ones are read by (schemas/README.md). */
 static const struct ap_schema_info *schema_of(const struct ap_schemas *schemas, const struct ap_control *c)
 {
-    const struct ap_schema_info *all;
-    size_t n = ap_schema_embedded(schemas, &all);
-    for (size_t i = 0; c->kind == AP_CONTROL_SCHEMA && i < n; i++)
-        if (strcmp(all[i].name, "Control") == 0 && all[i].version == 1)
-            return &all[i];
-    return ap_schema_newest(schemas, "Control");
+    int version = 1;
+    while (field_counts[version] <= (size_t)c->kind)
+        version++;
+    return ap_schema_version(schemas, "Control", version);
 }
 
 int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err)
@@ -274,7 +342,7 @@ int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control 
     ap_avro_set_u64(&record, "hlc", c->version.hlc);
     ap_avro_set_string(&record, "region", c->version.region.name);
     ap_avro_set_u64(&record, "writer", c->version.writer);
-    for (size_t i = 0; i < (schema->version == 1 ? FIELDS_V1 : FIELDS); i++)
+    for (size_t i = 0; i < field_counts[schema->version]; i++)
         if (i != (size_t)c->kind && fields[i])
             ap_avro_set_null(&record, fields[i]);
     avro_value_t branch = ap_avro_set_present(&record, fields[c->kind]);
@@ -347,6 +415,53 @@ static void read_incarnation(const avro_value_t *r, struct ap_control_incarnatio
     i->instance = text(r, "instance");
 }
 
+static int read_region(const avro_value_t *r, const char *name, struct ap_region *out, struct ap_err *err)
+{
+    size_t len;
+    const char *from = ap_avro_string(r, name, &len);
+    return ap_region_parse(from, len, out, NULL) ? bad(err, "not the name of a region") : 0;
+}
+
+/* "" , which check() refuses, for one that is none. */
+static void read_topic(const avro_value_t *r, char out[64])
+{
+    size_t len;
+    const char *from = ap_avro_string(r, "topic", &len);
+    memset(out, 0, 64);
+    if (len < 64 && strlen(from) == len)
+        memcpy(out, from, len);
+}
+
+static int read_retirement(const avro_value_t *r, struct ap_control_retirement *t, struct ap_err *err)
+{
+    avro_value_t item, list = ap_avro_field(r, "cut");
+    t->region_incarnation = ap_avro_u64(r, "region_incarnation");
+    int rc = read_region(r, "region", &t->region, err);
+    avro_value_get_size(&list, &t->count);
+    t->cut = calloc(t->count + 1, sizeof *t->cut);
+    if (!t->cut)
+        abort();
+    for (size_t i = 0; i < t->count; i++) {
+        struct ap_position *p = &t->cut[i];
+        avro_value_get_by_index(&list, i, &item, NULL);
+        *p = (struct ap_position){.stream = ap_avro_u64(&item, "stream"), .region = t->region, .partition = ap_avro_int(&item, "partition"),
+                                  .mark = ap_avro_u64(&item, "mark"), .lineage = ap_avro_u64(&item, "lineage"), .finished = ap_avro_bool(&item, "finished")};
+        read_topic(&item, p->topic);
+    }
+    return rc;
+}
+
+static int read_loss(const avro_value_t *r, struct ap_control_loss *l, struct ap_err *err)
+{
+    l->stream = ap_avro_u64(r, "stream");
+    read_topic(r, l->topic);
+    l->partition = ap_avro_int(r, "partition");
+    l->first = ap_avro_u64(r, "first");
+    l->last = ap_avro_u64(r, "last");
+    l->proven = ap_avro_bool(r, "proven");
+    return read_region(r, "origin", &l->origin, err);
+}
+
 static int read_kind(const avro_value_t *r, struct ap_control *out, struct ap_err *err)
 {
     switch (out->kind) {
@@ -379,6 +494,10 @@ static int read_kind(const avro_value_t *r, struct ap_control *out, struct ap_er
         if (ap_avro_optional(r, "options", &branch) && !(out->u.index.options = text(r, "options")))
             return bad(err, "options of an index that are no text");
         return 0;
+    case AP_CONTROL_RETIREMENT:
+        return read_retirement(r, &out->u.retirement, err);
+    case AP_CONTROL_LOSS:
+        return read_loss(r, &out->u.loss, err);
     }
     return bad(err, "an unknown kind");
 }
@@ -446,6 +565,9 @@ void ap_control_fini(struct ap_control *c)
     case AP_CONTROL_INDEX:
         free(c->u.index.field);
         free(c->u.index.options);
+        break;
+    case AP_CONTROL_RETIREMENT:
+        free(c->u.retirement.cut);
         break;
     default:
         break;

@@ -9,15 +9,19 @@
  *   REGION       region/<name>                         the region's own incarnation and state
  *   SCHEMA       schema/<16 hex>                       the JSON text of a schema that is written here
  *   INDEX        index/<collection id 16 hex>/<field>  a field of the payloads is indexed, or no longer
+ *   RETIREMENT   retired/<name>/<16 hex>               an incarnation of a region, any, is over; up to where its streams count
+ *   LOSS         loss/<16 hex>/<topic>/<p>/<first>     this region waits no longer for records of a stream
  *
  * Each region writes its own vec-control and reads the others' mirrored copies; who wins is decided in catalog.h. */
 #ifndef ANTIPODE_COMMON_CONTROL_H
 #define ANTIPODE_COMMON_CONTROL_H
 #include "common/event.h"
+#include "common/watermark.h"
 
 enum ap_control_kind { AP_CONTROL_COLLECTION, AP_CONTROL_CODEC, AP_CONTROL_CODEC_USE, AP_CONTROL_INCARNATION,
                        AP_CONTROL_REGION, AP_CONTROL_SCHEMA,
-                       AP_CONTROL_INDEX = AP_CONTROL_SCHEMA + 2 /* a reader's UNKNOWN lies between */ };
+                       AP_CONTROL_INDEX = AP_CONTROL_SCHEMA + 2 /* a reader's UNKNOWN lies between */,
+                       AP_CONTROL_RETIREMENT, AP_CONTROL_LOSS };
 enum ap_distance { AP_COSINE, AP_EUCLID, AP_DOT };
 
 #define AP_CODEC_CHUNK_BYTES (256 * 1024)
@@ -39,6 +43,10 @@ struct ap_control_codec_use { uint64_t collection, codec; };
 struct ap_control_incarnation { uint64_t incarnation, region_incarnation, predecessor /* 0: none */, lineage; char *instance; };
 enum ap_region_state { AP_REGION_ACTIVE, AP_REGION_READ_ONLY, AP_REGION_RETIRED };
 struct ap_control_region { uint64_t region_incarnation; enum ap_region_state state; };
+/* cut: positions of that region's streams (stream, lineage, topic, partition, mark, finished; owned). */
+struct ap_control_retirement { struct ap_region region; uint64_t region_incarnation; struct ap_position *cut; size_t count; };
+/* proven: the regions were equal without them; else what was in them may be gone. */
+struct ap_control_loss { struct ap_region origin; uint64_t stream; char topic[64]; int32_t partition; uint64_t first, last; bool proven; };
 struct ap_control_schema { uint64_t fingerprint; char *json; };
 /* What values of an indexed field count. */
 enum ap_field_type { AP_FIELD_KEYWORD, AP_FIELD_INTEGER, AP_FIELD_FLOAT, AP_FIELD_BOOL, AP_FIELD_DATETIME, AP_FIELD_UUID, AP_FIELD_TEXT };
@@ -61,11 +69,13 @@ struct ap_control {
         struct ap_control_incarnation incarnation;
         struct ap_control_region region;
         struct ap_control_schema schema;
+        struct ap_control_retirement retirement;
+        struct ap_control_loss loss;
         struct ap_control_index index;
     } u;
 };
 
-/* SCHEMA records are written in Control.v1, all others in the newest version. */
+/* A record is written in the oldest version of Control that has its kind. */
 int ap_control_encode(const struct ap_schemas *schemas, const struct ap_control *c, struct ap_buf *out, struct ap_err *err);
 /* Everything is owned by *out; release with ap_control_fini. Validates what it reads (names, ranges, chunk counts).
  * AP_ECORRUPT; AP_ESCHEMA, RETRY: a schema not known yet, or a value that needs a newer program; AP_EUNSUPPORTED: a kind
@@ -74,6 +84,7 @@ int ap_control_decode(const struct ap_schemas *schemas, const void *value, size_
 void ap_control_fini(struct ap_control *c);
 void ap_control_key(const struct ap_control *c, struct ap_buf *out); /* appends the text above, no NUL */
 
+const char *ap_region_state_name(enum ap_region_state state);     /* "active", "read-only", "retired" */
 const char *ap_distance_name(enum ap_distance d);                 /* "Cosine", "Euclid", "Dot" */
 int ap_distance_parse(const char *text, enum ap_distance *out);   /* 0 or AP_EINVAL */
 const char *ap_field_type_name(enum ap_field_type t);             /* as Qdrant names them: "keyword", "integer", ... */

@@ -277,6 +277,14 @@ const struct ap_schema_info *ap_schema_newest(const struct ap_schemas *s, const 
     return record ? &record->newest : NULL;
 }
 
+const struct ap_schema_info *ap_schema_version(const struct ap_schemas *s, const char *name, int version)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->info[i].version == version && strcmp(s->info[i].name, name) == 0)
+            return &s->info[i];
+    return NULL;
+}
+
 size_t ap_schema_embedded(const struct ap_schemas *s, const struct ap_schema_info **all)
 {
     *all = s->info;

@@ -26,6 +26,8 @@ uint64_t ap_crc64_avro(const void *bytes, size_t len);
 /* Newest embedded version of a record: its fingerprint, JSON text and Avro C schema (borrowed). name: "VectorMutation". */
 struct ap_schema_info { const char *name; int version; uint64_t fingerprint; const char *json; avro_schema_t schema; };
 const struct ap_schema_info *ap_schema_newest(const struct ap_schemas *schemas, const char *name);
+/* That version of it; NULL when there is none. */
+const struct ap_schema_info *ap_schema_version(const struct ap_schemas *schemas, const char *name, int version);
 size_t ap_schema_embedded(const struct ap_schemas *schemas, const struct ap_schema_info **all);
 
 /* Read a single-object value of any known version of `name` as the newest version. *value is a new avro_value_t of the

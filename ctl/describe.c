@@ -163,9 +163,23 @@ static json_t *collection_json(const struct ap_control_collection *c)
                      hex64(ap_collection_id(c->name, c->generation)));
 }
 
+static json_t *positions_json(const struct ap_position *list, size_t count)
+{
+    json_t *positions = json_array();
+    for (size_t i = 0; i < count; i++) {
+        const struct ap_position *p = &list[i];
+        json_t *one = json_pack("{s:o,s:s,s:s,s:i,s:I,s:o}", "stream", hex64(p->stream), "region", p->region.name, "topic", p->topic, "partition",
+                                (int)p->partition, "mark", (json_int_t)p->mark, "clock", hlc_text(p->clock));
+        if (p->finished)
+            json_object_set_new(one, "finished_lineage", hex64(p->lineage));
+        json_array_append_new(positions, one);
+    }
+    return positions;
+}
+
 static json_t *control_json(const struct ap_control *c)
 {
-    static const char *const kinds[] = {"COLLECTION", "CODEC", "CODEC_USE", "INCARNATION", "REGION", "SCHEMA", "UNKNOWN", "INDEX"};
+    static const char *const kinds[] = {"COLLECTION", "CODEC", "CODEC_USE", "INCARNATION", "REGION", "SCHEMA", "UNKNOWN", "INDEX", "RETIREMENT", "LOSS"};
     static const char *const states[] = {"ACTIVE", "READ_ONLY", "RETIRED"};
     json_t *says = NULL;
     switch (c->kind) {
@@ -195,22 +209,21 @@ static json_t *control_json(const struct ap_control *c)
         says = json_pack("{s:o,s:s,s:s,s:s?,s:b}", "collection", hex64(c->u.index.collection), "field", c->u.index.field, "type",
                          ap_field_type_name(c->u.index.type), "options", c->u.index.options, "removed", c->u.index.removed);
         break;
+    case AP_CONTROL_RETIREMENT:
+        says = json_pack("{s:s,s:o,s:o}", "region", c->u.retirement.region.name, "region_incarnation", hex64(c->u.retirement.region_incarnation), "cut",
+                         positions_json(c->u.retirement.cut, c->u.retirement.count));
+        break;
+    case AP_CONTROL_LOSS:
+        says = json_pack("{s:s,s:o,s:s,s:i,s:I,s:I,s:b}", "origin", c->u.loss.origin.name, "stream", hex64(c->u.loss.stream), "topic", c->u.loss.topic, "partition",
+                         (int)c->u.loss.partition, "first", (json_int_t)c->u.loss.first, "last", (json_int_t)c->u.loss.last, "proven", c->u.loss.proven);
+        break;
     }
     return json_pack("{s:s,s:o,s:o}", "kind", kinds[c->kind], "version", version_json(&c->version), "says", says ? says : json_null());
 }
 
 static json_t *watermark_json(const struct ap_watermark *w)
 {
-    json_t *positions = json_array();
-    for (size_t i = 0; i < w->count; i++) {
-        const struct ap_position *p = &w->positions[i];
-        json_t *one = json_pack("{s:o,s:s,s:s,s:i,s:I,s:o}", "stream", hex64(p->stream), "region", p->region.name, "topic", p->topic, "partition",
-                                (int)p->partition, "mark", (json_int_t)p->mark, "clock", hlc_text(p->clock));
-        if (p->finished)
-            json_object_set_new(one, "finished_lineage", hex64(p->lineage));
-        json_array_append_new(positions, one);
-    }
-    return json_pack("{s:s,s:o,s:o,s:o}", "region", w->region.name, "sent", time_of_ms(w->sent_ms), "hlc", hlc_text(w->hlc), "positions", positions);
+    return json_pack("{s:s,s:o,s:o,s:o}", "region", w->region.name, "sent", time_of_ms(w->sent_ms), "hlc", hlc_text(w->hlc), "positions", positions_json(w->positions, w->count));
 }
 
 /* ---- decoding -------------------------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@ static const struct ap_command commands[] = {
     {"lag", "how far each region is behind each origin, by partition", ap_cmd_lag, ap_help_lag},
     {"cat", "the records of a topic, decoded, as JSON lines", ap_cmd_cat, ap_help_cat},
     {"verify", "whether regions hold the same rows; and repair", ap_cmd_verify, ap_help_verify},
+    {"region", "each region's state; read-only, drain, retire", ap_cmd_region, ap_help_region},
     {"dlq", "dead letters: list, show, redrive", ap_cmd_dlq, ap_help_dlq},
     {"load", "a file of vectors into a collection", ap_cmd_load, ap_help_load},
 };

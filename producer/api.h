@@ -18,6 +18,10 @@ void ap_producer_upsert(struct ap_http_request *req);            /* api_points.c
 void ap_producer_delete_points(struct ap_http_request *req);
 extern const struct ap_http_stream ap_producer_bulk;             /* api_bulk.c */
 void ap_producer_repair(struct ap_http_request *req);            /* repair.c */
+void ap_producer_region(struct ap_http_request *req);            /* api_regions.c */
+void ap_producer_set_region(struct ap_http_request *req);
+void ap_producer_retire_region(struct ap_http_request *req);
+void ap_producer_lose(struct ap_http_request *req);
 void ap_producer_barrier(struct ap_http_request *req);           /* barrier.c */
 
 /* Body of a creation, apart from HTTP: fills everything but name and generation. Owned by *out: ap_control_fini of a

@@ -3,6 +3,7 @@
 #include "producer/heart.h"
 #include <time.h>
 #include "common/timeutil.h"
+#include "producer/regions.h"
 
 #define TOGETHER_MS 20
 
@@ -42,6 +43,7 @@ void *ap_heart_run(void *arg)
     struct ap_producer *p = arg;
     pthread_setname_np(pthread_self(), "heart");
     while (!atomic_load(&p->stop)) {
+        ap_regions_refresh(p);
         int64_t now = ap_mono_ms(), next = ap_heart_beat(p, now), wait = next - now > 1 ? next - now : 1;
         struct timespec t = {wait / 1000, wait % 1000 * 1000000};
         clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);

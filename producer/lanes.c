@@ -258,6 +258,8 @@ static int publish_lane(struct stamp *s, int32_t partition, const struct ap_reco
     uint64_t hlc = 0;
     size_t done = 0;
     pthread_mutex_lock(&lane->lock);
+    if (atomic_load(&s->l->closed)) /* under the lock: a barrier that comes after stands behind all that was stamped */
+        rc = ap_err_set(err, AP_ECONFLICT, AP_RETRY, "region %s takes no writes any more since this one began: write in another region", s->l->region.name);
     while (rc == 0 && done < n) {
         uint32_t run = n - done < 65536 ? (uint32_t)(n - done) : 65536;
         uint64_t first = ap_clock_next_n(s->l->clock, run);

@@ -34,6 +34,7 @@ struct ap_lanes {
     uint64_t lineage;           /* goes into tokens, so that they outlive the incarnation; set before the first publish */
     struct ap_inflight inflight;
     size_t max_record_bytes;
+    _Atomic bool closed;        /* the region takes no writes: once set, no record of a point is stamped; heartbeats and barriers are */
     _Atomic bool broken;        /* a record failed: stamp no more */
     _Atomic int broken_why;     /* rd_kafka_resp_err_t */
     _Atomic int64_t oldest_ms;  /* monotonic; when the wait for Kafka's next report began, 0 when nothing is in flight */

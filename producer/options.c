@@ -10,6 +10,7 @@ static const struct ap_option options[] = {
     {"region", AP_OPT_STRING, AT(region_text), NULL, 0, 0, true, "name of this region, [a-z][a-z0-9-]{0,14}"},
     {"regions", AP_OPT_STRING, AT(regions_text), "", 0, 0, false, "all regions, separated by commas; the own one may be among them"},
     {"instance", AP_OPT_STRING, AT(instance), "", 0, 0, false, "name of this producer, the same through restarts and unique in its region; default <region>-1"},
+    {"rejoin", AP_OPT_STRING, AT(rejoin_text), "", 0, 0, false, "come back after this incarnation (16 hex digits) of the region was retired, under a new one; the store must be rebuilt"},
     {"topics", AP_OPT_STRING, AT(topics_text), "vec-mutations", 0, 0, false, "mutation topics that collections may use, separated by commas; the first is the default"},
     {"partitions", AP_OPT_INT, AT(partitions), "4", 1, 4096, false, "partitions of every mutation topic and of raw-vectors, equal in all regions"},
     {"http.listen", AP_OPT_STRING, AT(listen), "127.0.0.1:8101", 0, 0, false, "address and port of the HTTP API"},
@@ -115,13 +116,22 @@ static int check_instance(struct ap_producer_config *config, struct ap_err *err)
     return 0;
 }
 
+static int check_rejoin(struct ap_producer_config *config, struct ap_err *err)
+{
+    const char *text = config->rejoin_text;
+    config->rejoin = strtoull(text, NULL, 16);
+    if (*text && (strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16))
+        return ap_err_set(err, AP_EINVAL, AP_FATAL, "rejoin: \"%.40s\" is not the 16 hex digits of a region's incarnation", text);
+    return 0;
+}
+
 static int derive(struct ap_producer_config *config, struct ap_err *err)
 {
     int rc = ap_region_parse(config->region_text ? config->region_text : "", config->region_text ? strlen(config->region_text) : 0, &config->region, err);
     if (rc)
         return ap_err_wrap(err, "region");
     if ((rc = split(config, config->regions_text, add_region, err)) || (rc = split(config, config->topics_text, add_topic, err)) ||
-        (rc = check_instance(config, err)))
+        (rc = check_instance(config, err)) || (rc = check_rejoin(config, err)))
         return rc;
     if (config->topic_count == 0)
         return ap_err_set(err, AP_EINVAL, AP_FATAL, "topics: names no topic");

@@ -10,7 +10,7 @@
 #define AP_TOPICS_MAX 16
 
 struct ap_producer_config {
-    char *region_text, *regions_text, *topics_text, *instance;
+    char *region_text, *regions_text, *topics_text, *instance, *rejoin_text;
     int64_t partitions;
     char *listen;
     int64_t max_connections, idle_timeout_s;
@@ -23,6 +23,7 @@ struct ap_producer_config {
 
     struct ap_config_extra extra;
     struct ap_region region;
+    uint64_t rejoin; /* 0: not */
     struct ap_region others[AP_REGIONS_MAX]; /* the mirrored ones */
     size_t other_count;
     char *topics[AP_TOPICS_MAX]; /* mutation topics; owned */

@@ -10,6 +10,7 @@
 #include "common/schema.h"
 #include "common/timeutil.h"
 #include "producer/heart.h"
+#include "producer/regions.h"
 #include "producer/start.h"
 
 #define MESSAGE_OVERHEAD 4096 /* what a record may have besides what its limit counts */
@@ -107,6 +108,8 @@ int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *con
     ap_watch_init(&p->watch, config, p->schemas, &p->drift, metrics);
     ap_targets_init(&p->targets, &p->control, &p->lanes, config);
     ap_trainer_init(&p->trainer, &p->control, &p->targets, config, metrics);
+    p->watch.control = &p->control;
+    p->watch.lanes = &p->lanes;
     register_metrics(p);
     return 0;
 }
@@ -226,20 +229,11 @@ static int check_successor(struct ap_producer *p, struct ap_err *err)
                       p->config->instance, p->config->region.name);
 }
 
-static int check_region(struct ap_producer *p, struct ap_err *err)
-{
-    const struct ap_region_info *region = ap_catalog_region(ap_control_log_lock(&p->control), &p->config->region);
-    enum ap_region_state state = region ? region->state : AP_REGION_ACTIVE;
-    ap_control_log_unlock(&p->control);
-    if (state == AP_REGION_ACTIVE)
-        return 0;
-    return ap_err_set(err, AP_ECONFLICT, AP_RETRY, "region %s is %s: write in another region", p->config->region.name,
-                      state == AP_REGION_READ_ONLY ? "read-only" : "retired");
-}
-
 int ap_producer_may_stamp(struct ap_producer *p, struct ap_err *err)
 {
     int rc = check_successor(p, err);
+    if (rc == 0)
+        rc = ap_regions_may_stamp(p, err);
     return rc ? rc : ap_drift_check(&p->drift, err);
 }
 
@@ -263,7 +257,7 @@ int ap_producer_may_write(struct ap_producer *p, struct ap_err *err)
     int rc = check_state(p, err);
     if (rc == 0)
         rc = ap_producer_may_stamp(p, err);
-    return rc ? rc : check_region(p, err);
+    return rc ? rc : ap_regions_may_write(p, err);
 }
 
 /* A read-only region's producer is ready: it beats on, and can be asked to write again. */

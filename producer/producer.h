@@ -33,6 +33,7 @@ struct ap_producer {
     struct ap_trainer trainer;
     struct ap_pool pool;
     uint64_t incarnation, predecessor, lineage;
+    bool rejoins; /* the region was retired and comes back with us */
     _Atomic int state;
     _Atomic bool stop_starting;    /* set by whoever wants open to return */
     _Atomic bool stop, stop_polling; /* end the threads; the poller is the last */
@@ -41,6 +42,7 @@ struct ap_producer {
     pthread_mutex_t ddl;           /* creations and deletions of collections, one at a time */
     pthread_mutex_t step_lock;     /* guards step */
     char step[600];                /* what starting waits for, in words */
+    _Atomic uint64_t regions_seen; /* version of the catalog that the watch knows the retired regions of */
     _Atomic uint64_t operations;   /* numbers for operation_id */
     struct ap_metric *insert_latency, *ack_latency, *prepare_latency, *refused_busy, *timeouts, *bad_requests;
     struct ap_metric *wait_latency[AP_LEVELS], *waits[AP_LEVELS][2]; /* by level; waits: [0] became visible, [1] timed out */
@@ -57,7 +59,8 @@ void ap_producer_stop(struct ap_producer *p);
 void ap_producer_close(struct ap_producer *p, int timeout_ms);
 
 bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len);
-/* 0, or why nothing may be stamped now, heartbeats included: a successor has registered, the clock is ahead. */
+/* 0, or why nothing may be stamped now, heartbeats included: a successor has registered, the region is retired, the
+ * clock is ahead. */
 int ap_producer_may_stamp(struct ap_producer *p, struct ap_err *err);
 /* 0, or why writes are refused now: starting, failed, Kafka client broken, region read-only, clock ahead. */
 int ap_producer_may_write(struct ap_producer *p, struct ap_err *err);

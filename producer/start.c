@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "common/log.h"
+#include "common/retired.h"
 #include "common/schema.h"
 #include "common/timeutil.h"
 #include "producer/tails.h"
@@ -70,12 +71,16 @@ static int read_catalog(struct ap_producer *p, struct ap_err *err)
     const struct ap_catalog *catalog = ap_control_log_lock(&p->control);
     const struct ap_incarnation_info *before = ap_catalog_instance(catalog, &p->config->region, p->config->instance);
     const struct ap_region_info *region = ap_catalog_region(catalog, &p->config->region);
-    bool retired = region && region->state == AP_REGION_RETIRED;
+    uint64_t over = region && ap_catalog_region_is_retired(catalog, &p->config->region) ? region->region_incarnation : 0;
+    p->rejoins = over && over == p->config->rejoin;
+    if (before && ap_catalog_is_retired(catalog, &p->config->region, before->region_incarnation, NULL))
+        before = NULL; /* what was published before the retirement is no predecessor of ours */
     p->predecessor = before ? before->incarnation : 0;
     p->lineage = before ? before->lineage : p->incarnation;
     ap_control_log_unlock(&p->control);
-    if (retired)
-        return ap_err_set(err, AP_ECONFLICT, AP_FATAL, "region %s is retired: its events would go to dead letters everywhere; rebuild it under a new incarnation", p->config->region.name);
+    if (over && !p->rejoins)
+        return ap_err_set(err, AP_ECONFLICT, AP_FATAL, "region %s is retired: its events would go to dead letters everywhere. To bring it back, move away the folders of its stores, "
+                          "and start its producers with --rejoin %016" PRIx64 " (docs/operations.md)", p->config->region.name, over);
     /* A clock that was set back must not make us older than our predecessor. */
     while (p->incarnation <= p->predecessor)
         p->incarnation = ap_incarnation_new(ap_incarnation_start_ms(p->predecessor) + 1);
@@ -113,11 +118,15 @@ static uint64_t region_incarnation(struct ap_producer *p)
 /* The first producer of a region brings the region into being. */
 static int ensure_region(struct ap_producer *p, struct ap_err *err)
 {
-    if (region_incarnation(p))
+    if (region_incarnation(p) && !p->rejoins)
         return 0;
     struct ap_control c = {.kind = AP_CONTROL_REGION};
     c.u.region = (struct ap_control_region){p->incarnation, AP_REGION_ACTIVE};
-    return ap_control_log_publish(&p->control, &c, 1, deadline(TRY_MS), err);
+    int rc = ap_control_log_publish(&p->control, &c, 1, deadline(TRY_MS), err);
+    if (rc == 0 && p->rejoins)
+        ap_warn("region %s is back under incarnation %016" PRIx64, p->config->region.name, p->incarnation);
+    p->rejoins = p->rejoins && rc != 0;
+    return rc;
 }
 
 static int register_incarnation(struct ap_producer *p, struct ap_err *err)

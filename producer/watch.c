@@ -46,13 +46,41 @@ static void collect(struct ap_metrics_out *out, void *arg)
     for (size_t i = 0; i <= w->config->other_count; i++) {
         int64_t heard = atomic_load(&w->heard_ms[i]);
         snprintf(labels, sizeof labels, "region=\"%s\"", region_at(w, i)->name);
-        if (heard)
+        if (heard && !atomic_load(&w->retired[i]))
             ap_metrics_emit(out, "antipode_producer_watermark_age_seconds", labels, "gauge",
                             "Seconds since a watermark of that region arrived here.", (double)(ap_mono_ms() - heard) * 1e-3);
+        ap_metrics_emit(out, "antipode_producer_watermark_unknown_positions", labels, "gauge",
+                        "Positions in that region's newest watermark whose streams nobody has registered.", (double)atomic_load(&w->unknown[i]));
     }
 }
 
 /* --- one record --- */
+
+/* What it says of our own stream we know better. */
+static int check_own(const struct ap_watch *w, const struct ap_watermark *mark, struct ap_err *err)
+{
+    for (size_t i = 0; w->lanes && i < mark->count; i++) {
+        const struct ap_position *p = &mark->positions[i];
+        for (size_t t = 0; p->stream == w->lanes->incarnation && t < w->lanes->topic_count; t++) {
+            struct ap_topic *topic = (struct ap_topic *)(uintptr_t)&w->lanes->topics[t]; /* its lock is taken */
+            if (strcmp(topic->name, p->topic) == 0 && (p->partition >= topic->partitions || p->mark >= ap_lane_next_seq(topic, p->partition)))
+                return ap_err_set(err, AP_EINVAL, AP_POISON, "a watermark of %s claims record %llu of %s[%d], which this producer has not written", mark->region.name,
+                                  (unsigned long long)p->mark, p->topic, (int)p->partition);
+        }
+    }
+    return 0;
+}
+
+static uint64_t count_unknown(struct ap_watch *w, const struct ap_watermark *mark)
+{
+    uint64_t unknown = 0;
+    const struct ap_catalog *catalog = w->control ? ap_control_log_lock(w->control) : NULL;
+    for (size_t i = 0; catalog && i < mark->count; i++)
+        unknown += ap_catalog_incarnation(catalog, mark->positions[i].stream) == NULL;
+    if (catalog)
+        ap_control_log_unlock(w->control);
+    return unknown;
+}
 
 void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len)
 {
@@ -61,16 +89,19 @@ void ap_watch_take(struct ap_watch *w, size_t i, const void *value, size_t len)
     int rc = ap_watermark_decode(w->schemas, value, len, &mark, &err);
     if (rc == 0 && memcmp(&mark.region, region_at(w, i), sizeof mark.region) != 0) {
         ap_err_set(&err, AP_EINVAL, AP_POISON, "a watermark of %s in the topic of %s", mark.region.name, region_at(w, i)->name);
-        ap_watermark_fini(&mark);
         rc = AP_EINVAL;
     }
+    if (rc == 0)
+        rc = check_own(w, &mark, &err);
     if (rc) {
         static struct ap_log_limit limit;
         ap_count(w->refused, 1);
         ap_log_limited(&limit, 10000, AP_LOG_WARN, "watermark refused: %s", err.msg);
+        ap_watermark_fini(&mark);
         return;
     }
     ap_count(w->seen, 1);
+    atomic_store(&w->unknown[i], count_unknown(w, &mark));
     ap_drift_merge(w->drift, mark.hlc, NULL);
     if (atomic_load(&w->live))
         atomic_store(&w->heard_ms[i], ap_mono_ms());
@@ -218,8 +249,52 @@ static bool enough(const struct ap_watch *w, const struct ap_token *token, size_
     if (need == 0)
         return covers(w, 0, token);
     for (size_t i = 0; i <= w->config->other_count && n < need; i++)
-        n += covers(w, i, token);
+        n += !atomic_load(&w->retired[i]) && covers(w, i, token);
     return n >= need;
+}
+
+void ap_watch_retire(struct ap_watch *w, size_t i, bool retired)
+{
+    if (atomic_exchange(&w->retired[i], retired) == retired)
+        return;
+    pthread_mutex_lock(&w->lock);
+    pthread_cond_broadcast(&w->moved);
+    pthread_mutex_unlock(&w->lock);
+}
+
+bool ap_watch_is_retired(const struct ap_watch *w, size_t i)
+{
+    return atomic_load(&w->retired[i]);
+}
+
+size_t ap_watch_live(const struct ap_watch *w)
+{
+    size_t n = 0;
+    for (size_t i = 0; i <= w->config->other_count; i++)
+        n += !atomic_load(&w->retired[i]);
+    return n;
+}
+
+bool ap_watch_copy(struct ap_watch *w, size_t i, struct ap_watermark *out)
+{
+    pthread_mutex_lock(&w->lock);
+    *out = w->marks[i];
+    out->positions = calloc(out->count + 1, sizeof *out->positions);
+    if (!out->positions)
+        abort();
+    if (out->count)
+        memcpy(out->positions, w->marks[i].positions, out->count * sizeof *out->positions);
+    pthread_mutex_unlock(&w->lock);
+    bool any = *out->region.name;
+    if (!any)
+        ap_watermark_fini(out);
+    return any;
+}
+
+int64_t ap_watch_age_ms(const struct ap_watch *w, size_t i)
+{
+    int64_t heard = atomic_load(&w->heard_ms[i]);
+    return heard ? ap_mono_ms() - heard : -1;
 }
 
 bool ap_watch_covers(struct ap_watch *w, size_t i, const struct ap_token *token)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/retired.h"
 #include "common/timeutil.h"
 
 #define TOKEN_HEADER "X-Antipode-Token"
@@ -64,7 +65,10 @@ static int merge_token(struct ap_producer *p, const char *text, struct ap_err *e
     int rc = ap_token_parse(text, strlen(text), &token, err);
     if (rc)
         return ap_err_wrap(err, TOKEN_HEADER);
-    rc = ap_drift_merge(&p->drift, token.hlc, err);
+    rc = ap_catalog_check_token(ap_control_log_lock(&p->control), &token, err);
+    ap_control_log_unlock(&p->control);
+    if (rc == 0)
+        rc = ap_drift_merge(&p->drift, token.hlc, err);
     ap_token_fini(&token);
     return rc ? ap_err_wrap(err, TOKEN_HEADER) : 0;
 }
@@ -130,7 +134,7 @@ enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token 
     if (o->level == AP_LEVEL_LOCAL)
         return AP_WRITE_ACKNOWLEDGED;
     int64_t start = ap_mono_ns();
-    int rc = token->count ? ap_watch_wait(&p->watch, token, ap_write_level_need(o->level, p->config->other_count + 1), o->deadline_ns, NULL) : 0;
+    int rc = token->count ? ap_watch_wait(&p->watch, token, ap_write_level_need(o->level, ap_watch_live(&p->watch)), o->deadline_ns, NULL) : 0;
     ap_observe(p->wait_latency[o->level], (double)(ap_mono_ns() - start) * 1e-9);
     ap_count(p->waits[o->level][rc != 0], 1);
     return rc ? AP_WRITE_TIMEOUT : AP_WRITE_COMPLETED;

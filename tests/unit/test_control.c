@@ -9,6 +9,8 @@
 
 static struct ap_schemas *schemas;
 static uint8_t chunk[] = { 1, 2, 3 };
+static struct ap_position cut[] = { { .stream = 0x71, .topic = "vec-mutations", .partition = 1, .mark = 8, .lineage = 0x70 },
+                                    { .stream = UINT64_MAX, .topic = "vec-others", .mark = INT64_MAX, .finished = true } };
 
 static void setup(void)
 {
@@ -51,6 +53,12 @@ static struct ap_control sample(enum ap_control_kind kind)
     case AP_CONTROL_INDEX:
         c.u.index = (struct ap_control_index){ 0x33, (char *)"a.b[]", AP_FIELD_TEXT, (char *)"{\"tokenizer\":\"whitespace\"}", true };
         break;
+    case AP_CONTROL_RETIREMENT:
+        c.u.retirement = (struct ap_control_retirement){ { "us" }, UINT64_MAX, cut, 2 };
+        break;
+    case AP_CONTROL_LOSS:
+        c.u.loss = (struct ap_control_loss){ { "us" }, 0x77, "vec-mutations", 3, 5, 9, true };
+        break;
     }
     return c;
 }
@@ -78,8 +86,8 @@ START_TEST(every_kind_comes_back)
 {
     static const char *const keys[] = { "collection/wiki", "codec/fedcba9876543210/1", "codec-use/0000000000000011",
                                         "incarnation/0000000000000007", "region/eu", "schema/8000000000000001", NULL,
-                                        "index/0000000000000033/a.b[]" };
-    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_INDEX; kind++) {
+                                        "index/0000000000000033/a.b[]", "retired/us/ffffffffffffffff", "loss/0000000000000077/vec-mutations/3/5" };
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_LOSS; kind++) {
         if (kind == AP_CONTROL_SCHEMA + 1)
             continue;
         struct ap_control c = sample((enum ap_control_kind)kind), b;
@@ -120,6 +128,21 @@ START_TEST(every_kind_comes_back)
             ck_assert_str_eq(b.u.index.field, "a.b[]");
             ck_assert_str_eq(b.u.index.options, c.u.index.options);
             ck_assert(b.u.index.collection == 0x33 && b.u.index.type == AP_FIELD_TEXT && b.u.index.removed);
+            break;
+        case AP_CONTROL_RETIREMENT:
+            ck_assert(b.u.retirement.region_incarnation == UINT64_MAX && b.u.retirement.count == 2);
+            ck_assert_str_eq(b.u.retirement.region.name, "us");
+            for (size_t i = 0; i < 2; i++) {
+                const struct ap_position *p = &b.u.retirement.cut[i];
+                ck_assert(p->stream == cut[i].stream && p->partition == cut[i].partition && p->mark == cut[i].mark && p->lineage == cut[i].lineage && p->finished == cut[i].finished);
+                ck_assert_str_eq(p->topic, cut[i].topic);
+                ck_assert_str_eq(p->region.name, "us");
+            }
+            break;
+        case AP_CONTROL_LOSS:
+            ck_assert(b.u.loss.stream == 0x77 && b.u.loss.partition == 3 && b.u.loss.first == 5 && b.u.loss.last == 9 && b.u.loss.proven);
+            ck_assert_str_eq(b.u.loss.origin.name, "us");
+            ck_assert_str_eq(b.u.loss.topic, "vec-mutations");
             break;
         }
         ap_control_fini(&b);
@@ -185,6 +208,12 @@ START_TEST(broken_rules_are_refused)
     REFUSED(AP_CONTROL_INCARNATION, c.u.incarnation.incarnation = 0, "incarnation");
     REFUSED(AP_CONTROL_INCARNATION, c.u.incarnation.instance = (char *)"", "instance");
     REFUSED(AP_CONTROL_SCHEMA, c.u.schema.json = (char *)"", "schema");
+    REFUSED(AP_CONTROL_RETIREMENT, c.u.retirement.region_incarnation = 0, "incarnation");
+    REFUSED(AP_CONTROL_RETIREMENT, c.u.retirement.count = 16385, "too many");
+    REFUSED(AP_CONTROL_LOSS, c.u.loss.first = 0, "loss");
+    REFUSED(AP_CONTROL_LOSS, c.u.loss.first = 10, "loss");
+    REFUSED(AP_CONTROL_LOSS, c.u.loss.stream = 0, "loss");
+    REFUSED(AP_CONTROL_LOSS, c.u.loss.topic[3] = '.', "loss");
 }
 END_TEST
 
@@ -259,16 +288,18 @@ START_TEST(what_is_read_is_checked)
 }
 END_TEST
 
-/* What newer records are read by must be readable by the oldest reader. */
-START_TEST(schemas_are_told_in_the_first_version)
+/* Whoever knows a kind can read it; what newer records are read by, the oldest reader. */
+START_TEST(records_are_written_in_the_oldest_version_that_has_them)
 {
     struct ap_err err;
-    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_SCHEMA; kind++) {
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_LOSS; kind++) {
+        if (kind == AP_CONTROL_SCHEMA + 1)
+            continue;
         struct ap_control c = sample((enum ap_control_kind)kind);
         struct ap_buf buf = {0};
         ck_assert_int_eq(ap_control_encode(schemas, &c, &buf, &err), 0);
-        bool first = ap_le64(buf.data + 2) == UINT64_C(0x173ca3d50b308353);
-        ck_assert_int_eq(first, kind == AP_CONTROL_SCHEMA);
+        int version = kind <= AP_CONTROL_SCHEMA ? 1 : kind == AP_CONTROL_INDEX ? 2 : 3;
+        ck_assert(ap_le64(buf.data + 2) == ap_schema_version(schemas, "Control", version)->fingerprint);
         ap_buf_free(&buf);
     }
 }
@@ -278,7 +309,7 @@ START_TEST(damage_is_refused_or_harmless)
 {
     struct ap_control back;
     struct ap_err err;
-    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_INDEX; kind++) {
+    for (int kind = AP_CONTROL_COLLECTION; kind <= AP_CONTROL_LOSS; kind++) {
         if (kind == AP_CONTROL_SCHEMA + 1)
             continue;
         struct ap_control c = sample((enum ap_control_kind)kind);
@@ -333,7 +364,7 @@ int main(void)
     tcase_add_test(tc, absent_is_not_empty);
     tcase_add_test(tc, broken_rules_are_refused);
     tcase_add_test(tc, what_is_read_is_checked);
-    tcase_add_test(tc, schemas_are_told_in_the_first_version);
+    tcase_add_test(tc, records_are_written_in_the_oldest_version_that_has_them);
     tcase_add_test(tc, damage_is_refused_or_harmless);
     tcase_add_test(tc, schemas_are_announced_in_version_1);
     tcase_add_test(tc, distances_have_names);
