@@ -98,12 +98,21 @@ static int read_watermark(struct ap_producer *p, struct ap_err *err)
 
 /* --- registering --- */
 
-static int publish_schema(struct ap_producer *p, const char *name, struct ap_err *err)
+/* All versions: a control record is written in the oldest that has its kind. */
+static int publish_schemas(struct ap_producer *p, struct ap_err *err)
 {
-    const struct ap_schema_info *s = ap_schema_newest(p->schemas, name);
-    struct ap_control c = {.kind = AP_CONTROL_SCHEMA};
-    c.u.schema = (struct ap_control_schema){s->fingerprint, (char *)(uintptr_t)s->json};
-    return ap_control_log_publish(&p->control, &c, 1, deadline(TRY_MS), err);
+    const struct ap_schema_info *all;
+    size_t n = ap_schema_embedded(p->schemas, &all);
+    struct ap_control *records = calloc(n, sizeof *records);
+    if (!records)
+        abort();
+    for (size_t i = 0; i < n; i++) {
+        records[i].kind = AP_CONTROL_SCHEMA;
+        records[i].u.schema = (struct ap_control_schema){all[i].fingerprint, (char *)(uintptr_t)all[i].json};
+    }
+    int rc = ap_control_log_publish(&p->control, records, n, deadline(TRY_MS), err);
+    free(records);
+    return rc;
 }
 
 static uint64_t region_incarnation(struct ap_producer *p)
@@ -131,10 +140,9 @@ static int ensure_region(struct ap_producer *p, struct ap_err *err)
 
 static int register_incarnation(struct ap_producer *p, struct ap_err *err)
 {
-    static const char *const schemas[] = {"VectorMutation", "RawVector", "Control"};
-    int rc = ensure_region(p, err);
-    for (size_t i = 0; rc == 0 && i < 3; i++)
-        rc = publish_schema(p, schemas[i], err);
+    int rc = publish_schemas(p, err);
+    if (rc == 0)
+        rc = ensure_region(p, err);
     if (rc)
         return rc;
     struct ap_control c = {.kind = AP_CONTROL_INCARNATION};
