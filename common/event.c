@@ -31,6 +31,34 @@ int ap_version_compare(const struct ap_version *a, const struct ap_version *b)
     return a->writer < b->writer ? -1 : a->writer > b->writer;
 }
 
+void ap_version_print(const struct ap_version *v, char out[AP_VERSION_TEXT])
+{
+    snprintf(out, AP_VERSION_TEXT, "%016" PRIx64 "-%.15s-%016" PRIx64, v->hlc, v->region.name, v->writer);
+}
+
+static bool read_hex16(const char *text, uint64_t *out)
+{
+    *out = 0;
+    for (int i = 0; i < 16; i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (digit < 0)
+            return false;
+        *out = *out << 4 | (uint64_t)digit;
+    }
+    return true;
+}
+
+int ap_version_parse(const char *text, size_t len, struct ap_version *out, struct ap_err *err)
+{
+    memset(out, 0, sizeof *out);
+    bool good = len >= 35 && len < AP_VERSION_TEXT && text[16] == '-' && text[len - 17] == '-' && read_hex16(text, &out->hlc) &&
+                read_hex16(text + len - 16, &out->writer) && out->hlc > 0 && out->hlc <= AP_HLC_MAX && out->writer != 0 &&
+                ap_region_parse(text + 17, len - 34, &out->region, NULL) == 0;
+    return good ? 0 : ap_err_set(err, AP_EINVAL, AP_POISON, "\"%.*s\" is no version (16 hex digits, a region, 16 hex digits, joined by hyphens)",
+                                 (int)(len < 64 ? len : 64), text);
+}
+
 /* ---- writing ---- */
 
 static uint8_t *put_header(uint8_t *p, uint64_t fingerprint)

@@ -23,6 +23,10 @@ struct ap_version {
     uint64_t writer;         /* incarnation of the producer that made it */
 };
 int ap_version_compare(const struct ap_version *a, const struct ap_version *b); /* <0, 0, >0 */
+/* As text: hlc and writer in 16 hex digits, the region between them: "019b2e5a3c0e0003-eu-66df2a3730012345". */
+#define AP_VERSION_TEXT 50 /* with NUL */
+void ap_version_print(const struct ap_version *v, char out[AP_VERSION_TEXT]);
+int ap_version_parse(const char *text, size_t len, struct ap_version *out, struct ap_err *err); /* AP_EINVAL */
 
 struct ap_mutation {
     enum ap_op op;

@@ -47,6 +47,13 @@ int ap_read_begin(struct ap_read *r, struct ap_http_request *req, bool named);
 void ap_read_end(struct ap_read *r);
 /* Waits until this region shows what the request's level, tokens and bound ask for (api_levels.c). AP_ENOTREADY: not in time. */
 int ap_read_wait(struct ap_read *r, struct ap_err *err);
+/* The path's collection in r->view: r->c. AP_ENOTFOUND in Qdrant's words. */
+int ap_read_find_collection(struct ap_read *r, struct ap_err *err);
+/* For a write that is decided on what this region shows: is there an index, and does it show the request's tokens? Sets
+ * r->index; begins no view. AP_ENOTREADY. */
+int ap_read_for_write(struct ap_read *r, int64_t deadline_ns, struct ap_err *err);
+/* The request's tokens alone (api_levels.c). */
+int ap_read_wait_tokens(struct ap_read *r, int64_t deadline_ns, struct ap_err *err);
 /* Where the request has X-Antipode-Seen: put the visible positions into the answer's. */
 void ap_read_say_seen(struct ap_read *r);
 /* The request's deadline (CLOCK_MONOTONIC ns): its `timeout` in seconds, else the configured one. */
@@ -100,6 +107,8 @@ void ap_serve_exists(struct ap_http_request *req);
 void ap_serve_ready(struct ap_http_request *req);
 void ap_collect_collections(struct ap_metrics_out *out, void *api);
 void ap_serve_write(struct ap_http_request *req);        /* api_write.c */
+void ap_serve_delete(struct ap_http_request *req);       /* api_by_filter.c */
+void ap_serve_payload(struct ap_http_request *req);
 void ap_serve_create(struct ap_http_request *req);
 void ap_serve_drop(struct ap_http_request *req);
 void ap_serve_refused(struct ap_http_request *req);

@@ -80,6 +80,11 @@ static int wait_tokens(struct ap_read *r, const char *header, const char *text, 
     return rc;
 }
 
+int ap_read_wait_tokens(struct ap_read *r, int64_t deadline_ns, struct ap_err *err)
+{
+    return wait_tokens(r, AP_TOKEN_HEADER, ap_http_header(r->req, AP_TOKEN_HEADER), deadline_ns, err);
+}
+
 int ap_read_wait(struct ap_read *r, struct ap_err *err)
 {
     const char *token = ap_http_header(r->req, AP_TOKEN_HEADER), *seen = ap_http_header(r->req, AP_SEEN_HEADER);
@@ -92,7 +97,7 @@ int ap_read_wait(struct ap_read *r, struct ap_err *err)
                                  ap_http_query(r->req, "max_staleness_seconds"), token || (seen && *seen), &level, &max_ns, err);
     if (rc || level == AP_READ_EVENTUAL)
         return rc;
-    rc = wait_tokens(r, AP_TOKEN_HEADER, token, deadline, err);
+    rc = ap_read_wait_tokens(r, deadline, err);
     if (rc == 0)
         rc = wait_tokens(r, AP_SEEN_HEADER, seen, deadline, err);
     if (rc == 0 && level >= AP_READ_BOUNDED) {

@@ -40,7 +40,7 @@ int ap_api_deadline(struct ap_api *api, const struct ap_http_request *req, int64
     return 0;
 }
 
-static int find_collection(struct ap_read *r, struct ap_err *err)
+int ap_read_find_collection(struct ap_read *r, struct ap_err *err)
 {
     const char *name = ap_http_param(r->req, 0);
     int rc = ap_view_collection(r->view, name, &r->c, err);
@@ -59,12 +59,20 @@ int ap_read_begin(struct ap_read *r, struct ap_http_request *req, bool named)
     if (rc == 0) rc = ap_read_wait(r, &err);
     if (rc == 0) rc = ap_view_begin(r->index, &r->view, &err);
     if (rc == 0) ap_read_say_seen(r); /* after the view has begun: it shows no more than this */
-    if (rc == 0 && named) rc = find_collection(r, &err);
+    if (rc == 0 && named) rc = ap_read_find_collection(r, &err);
     if (rc) {
         ap_read_end(r);
         ap_http_reply_err(req, &err);
     }
     return rc;
+}
+
+int ap_read_for_write(struct ap_read *r, int64_t deadline_ns, struct ap_err *err)
+{
+    r->index = r->api->index;
+    if (!r->index || !ap_index_caught_up(r->index))
+        return not_ready(r->api, err);
+    return ap_read_wait_tokens(r, deadline_ns, err);
 }
 
 void ap_read_end(struct ap_read *r)

@@ -7,12 +7,12 @@
 #include <string.h>
 #include "common/timeutil.h"
 #include "common/watermark.h"
-#include "indexer/api_impl.h"
+#include "indexer/api_write.h"
 
 /* The producer has deadlines of its own and answers honestly when they pass; this is for one that hangs. */
 #define FORWARD_GRACE_MS 15000
 
-static int check_wait(const struct ap_http_request *req, struct ap_write_wait *wait, struct ap_err *err)
+int ap_write_wait_read(const struct ap_http_request *req, struct ap_write_wait *wait, struct ap_err *err)
 {
     const char *level = ap_http_query(req, "level");
     return ap_write_wait_parse(level ? level : ap_http_header(req, AP_LEVEL_HEADER), ap_http_query(req, "wait"), wait, err);
@@ -24,7 +24,7 @@ static int64_t forward_timeout_ms(int64_t deadline_ns)
     return (left > 0 ? left : 0) + FORWARD_GRACE_MS;
 }
 
-static const char *header_of(const struct ap_forward_reply *reply, const char *name)
+const char *ap_write_reply_header(const struct ap_forward_reply *reply, const char *name)
 {
     for (size_t i = 0; i < reply->header_count; i++)
         if (!strcmp(reply->headers[i].name, name))
@@ -34,8 +34,7 @@ static const char *header_of(const struct ap_forward_reply *reply, const char *n
 
 /* --- waiting for the token of a write --- */
 
-/* 0 visible, AP_ETIMEOUT not yet, else why the wait was no use. */
-static int wait_visible(struct ap_api *api, const char *text, int64_t deadline_ns, struct ap_err *err)
+int ap_write_wait_visible(struct ap_api *api, const char *text, int64_t deadline_ns, struct ap_err *err)
 {
     struct ap_token token;
     struct ap_index *index = api->index;
@@ -53,12 +52,20 @@ static int wait_visible(struct ap_api *api, const char *text, int64_t deadline_n
     return rc;
 }
 
-/* Sets result.status of a JSON answer; an answer of another shape stays as it is. */
+static bool set_status_of(json_t *result, const char *status)
+{
+    return json_object_get(result, "status") && json_object_set_new(result, "status", json_string(status)) == 0;
+}
+
+/* Sets result.status of a JSON answer, or that of each of a list; an answer of another shape stays as it is. */
 static void set_status(struct ap_forward_reply *reply, const char *status)
 {
-    json_t *root = json_loadb(reply->body, reply->len, 0, NULL), *result = json_object_get(root, "result");
-    if (json_is_object(result) && json_object_get(result, "status")) {
-        json_object_set_new(result, "status", json_string(status));
+    json_t *root = json_loadb(reply->body, reply->len, 0, NULL), *result = json_object_get(root, "result"), *one;
+    bool set = set_status_of(result, status);
+    size_t i;
+    json_array_foreach(result, i, one)
+        set = set_status_of(one, status) || set;
+    if (set) {
         char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(9));
         if (text) {
             free(reply->body);
@@ -71,10 +78,10 @@ static void set_status(struct ap_forward_reply *reply, const char *status)
 
 static void answer_write(struct ap_http_request *req, struct ap_forward_reply *reply, bool wait, int64_t deadline_ns)
 {
-    const char *token = header_of(reply, AP_TOKEN_HEADER);
+    const char *token = ap_write_reply_header(reply, AP_TOKEN_HEADER);
     if (wait && reply->status >= 200 && reply->status < 300) {
         struct ap_err err;
-        int rc = token ? wait_visible(ap_http_user(req), token, deadline_ns, &err) : 0; /* no token: nothing was written */
+        int rc = token ? ap_write_wait_visible(ap_http_user(req), token, deadline_ns, &err) : 0; /* no token: nothing was written */
         /* Also when waiting was no use (shutting down): the write is durable, its visibility is not known. */
         set_status(reply, rc ? "wait_timeout" : "completed");
     }
@@ -83,17 +90,24 @@ static void answer_write(struct ap_http_request *req, struct ap_forward_reply *r
 
 /* --- buffered writes --- */
 
+int ap_write_forward(struct ap_http_request *req, struct ap_forward_request *request, const struct ap_write_wait *wait, int64_t deadline_ns,
+                     struct ap_forward_reply *reply, struct ap_err *err)
+{
+    struct ap_api *api = ap_http_user(req);
+    char *query = ap_write_wait_query(ap_http_query_string(req), wait);
+    request->query = query;
+    request->timeout_ms = forward_timeout_ms(deadline_ns);
+    int rc = ap_forward_send(api->forward, request, reply, err);
+    free(query);
+    return rc;
+}
+
 static int forward(struct ap_http_request *req, const struct ap_write_wait *wait, int64_t deadline_ns, struct ap_forward_reply *reply, struct ap_err *err)
 {
     struct ap_api *api = ap_http_user(req);
     struct ap_forward_request request;
-    char *query = ap_write_wait_query(ap_http_query_string(req), wait);
     ap_forward_request_of(api->forward, req, &request);
-    request.query = query;
-    request.timeout_ms = forward_timeout_ms(deadline_ns);
-    int rc = ap_forward_send(api->forward, &request, reply, err);
-    free(query);
-    return rc;
+    return ap_write_forward(req, &request, wait, deadline_ns, reply, err);
 }
 
 void ap_serve_write(struct ap_http_request *req)
@@ -102,7 +116,7 @@ void ap_serve_write(struct ap_http_request *req)
     struct ap_err err;
     int64_t deadline;
     struct ap_write_wait wait;
-    if (check_wait(req, &wait, &err) || ap_api_deadline(ap_http_user(req), req, &deadline, &err) ||
+    if (ap_write_wait_read(req, &wait, &err) || ap_api_deadline(ap_http_user(req), req, &deadline, &err) ||
         forward(req, &wait, deadline, &reply, &err)) {
         ap_http_reply_err(req, &err);
         return;
@@ -150,7 +164,7 @@ static void serve_definition(struct ap_http_request *req, bool create)
     int64_t deadline;
     uint64_t before = live_id(api->index, name);
     struct ap_write_wait wait;
-    if (check_wait(req, &wait, &err) || ap_api_deadline(api, req, &deadline, &err) || forward(req, &wait, deadline, &reply, &err)) {
+    if (ap_write_wait_read(req, &wait, &err) || ap_api_deadline(api, req, &deadline, &err) || forward(req, &wait, deadline, &reply, &err)) {
         ap_http_reply_err(req, &err);
         return;
     }
@@ -182,7 +196,7 @@ static void *bulk_begin(struct ap_http_request *req)
     struct bulk *b = calloc(1, sizeof *b);
     if (!b)
         abort();
-    int rc = check_wait(req, &b->wait, &err);
+    int rc = ap_write_wait_read(req, &b->wait, &err);
     if (rc == 0) rc = ap_api_deadline(api, req, &b->deadline_ns, &err);
     if (rc == 0) {
         b->query = ap_write_wait_query(ap_http_query_string(req), &b->wait);

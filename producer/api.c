@@ -13,7 +13,10 @@ static void root(struct ap_http_request *req)
 
 static void elsewhere(struct ap_http_request *req)
 {
-    ap_http_reply_error(req, 404, "%s %s is a read: ask this region's indexer; this is the producer, which takes writes", ap_http_method(req), ap_http_path(req));
+    const struct ap_producer *p = ap_http_user(req);
+    const char *indexer = p->config->indexer_url;
+    ap_http_reply_error(req, 404, "%s %s is a read: ask this region's indexer%s%s; this is the producer, which takes writes", ap_http_method(req), ap_http_path(req),
+                        *indexer ? ", " : "", indexer);
 }
 
 static void unsupported(struct ap_http_request *req)
@@ -32,6 +35,11 @@ const struct ap_http_route ap_producer_routes[] = {
     WRITE("DELETE", C, ap_producer_delete_collection, "delete_collection"),
     WRITE("PUT", C "/points", ap_producer_upsert, "upsert"),
     WRITE("POST", C "/points/delete", ap_producer_delete_points, "delete_points"),
+    WRITE("POST", C "/points/payload", ap_producer_set_payload, "set_payload"),
+    WRITE("PUT", C "/points/payload", ap_producer_overwrite_payload, "overwrite_payload"),
+    WRITE("POST", C "/points/payload/delete", ap_producer_delete_payload, "delete_payload"),
+    WRITE("POST", C "/points/payload/clear", ap_producer_clear_payload, "clear_payload"),
+    WRITE("POST", C "/points/batch", ap_producer_batch, "batch"),
     {"POST", C "/points/bulk", NULL, &ap_producer_bulk, "bulk"},
     WRITE("POST", C "/points/repair", ap_producer_repair, "repair"),
     WRITE("PUT", C "/index", ap_producer_create_index, "create_index"),
@@ -53,13 +61,8 @@ const struct ap_http_route ap_producer_routes[] = {
     READ("POST", C "/points/count"),
     REFUSED("PATCH", C),
     REFUSED("POST", "/collections/aliases"),
-    REFUSED("POST", C "/points/batch"),
     REFUSED("PUT", C "/points/vectors"),
     REFUSED("POST", C "/points/vectors/delete"),
-    REFUSED("POST", C "/points/payload"),
-    REFUSED("PUT", C "/points/payload"),
-    REFUSED("POST", C "/points/payload/delete"),
-    REFUSED("POST", C "/points/payload/clear"),
     REFUSED("PUT", C "/shards"),
     REFUSED("POST", C "/snapshots"),
     AP_HTTP_ROUTES_END,

@@ -16,6 +16,11 @@ void ap_producer_create_index(struct ap_http_request *req);
 void ap_producer_delete_index(struct ap_http_request *req);
 void ap_producer_upsert(struct ap_http_request *req);            /* api_points.c */
 void ap_producer_delete_points(struct ap_http_request *req);
+void ap_producer_set_payload(struct ap_http_request *req);
+void ap_producer_overwrite_payload(struct ap_http_request *req);
+void ap_producer_delete_payload(struct ap_http_request *req);
+void ap_producer_clear_payload(struct ap_http_request *req);
+void ap_producer_batch(struct ap_http_request *req);
 extern const struct ap_http_stream ap_producer_bulk;             /* api_bulk.c */
 void ap_producer_repair(struct ap_http_request *req);            /* repair.c */
 void ap_producer_region(struct ap_http_request *req);            /* api_regions.c */

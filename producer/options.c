@@ -16,6 +16,7 @@ static const struct ap_option options[] = {
     {"http.listen", AP_OPT_STRING, AT(listen), "127.0.0.1:8101", 0, 0, false, "address and port of the HTTP API"},
     {"http.max_connections", AP_OPT_INT, AT(max_connections), "512", 1, 65536, false, "connections served at once; more get 503"},
     {"http.idle_timeout_s", AP_OPT_INT, AT(idle_timeout_s), "120", 1, 86400, false, "seconds after which an idle connection is closed"},
+    {"indexer.url", AP_OPT_STRING, AT(indexer_url), "", 0, 0, false, "address of this region's indexer, for the answers to reads and to writes by filter, which are its business"},
     {"max_body_bytes", AP_OPT_INT, AT(max_body_bytes), "67108864", 1024, 1099511627776.0, false, "largest JSON body in bytes; bulk bodies are streamed and have no limit"},
     {"max_dim", AP_OPT_INT, AT(max_dim), "65536", 1, 65536, false, "largest dimension a collection may have"},
     {"max_points_per_request", AP_OPT_INT, AT(max_points), "20000", 1, 1000000, false, "points in one JSON request; more get 413"},

@@ -12,7 +12,7 @@
 struct ap_producer_config {
     char *region_text, *regions_text, *topics_text, *instance, *rejoin_text;
     int64_t partitions;
-    char *listen;
+    char *listen, *indexer_url;
     int64_t max_connections, idle_timeout_s;
     int64_t max_body_bytes, max_dim, max_points, max_record_bytes;
     int64_t queue_records, queue_bytes, request_timeout_ms;

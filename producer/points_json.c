@@ -1,45 +1,10 @@
 /* One pass over the text. Every reader returns false once the text or a value is wrong; err then has the first reason. */
 #include "producer/points_json.h"
-#include <jansson.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include "producer/json_pull.h"
-
-static bool unknown(struct ap_pull *j, const struct ap_slice *key)
-{
-    return ap_pull_fail(j, AP_EINVAL, "unknown field \"%.*s\"", (int)(key->len < 64 ? key->len : 64), key->p);
-}
-
-static bool in_point(struct ap_pull *j, const char *what, size_t i)
-{
-    ap_err_wrap(j->err, "%s[%zu]", what, i);
-    return false;
-}
+#include "producer/points_read.h"
 
 /* --- the parts of a point --- */
-
-static bool read_id(struct ap_pull *j, struct ap_point_id *out)
-{
-    struct ap_slice text;
-    char kind = ap_pull_peek(j);
-    struct ap_err why = {0};
-    if (kind == '0') {
-        if (!ap_pull_value(j, &text))
-            return false;
-        /* Digits alone: neither a sign nor a fraction, and it must fit 64 bits. */
-        return ap_point_id_parse(text.p, text.len < 21 ? text.len : 21, out, &why) == 0 && text.len <= 20
-                   ? true : ap_pull_fail(j, AP_EINVAL, "id %.*s is neither a UUID nor an unsigned 64-bit integer", (int)(text.len < 40 ? text.len : 40), text.p);
-    }
-    if (kind == '"') {
-        if (!ap_pull_string(j, &text))
-            return false;
-        if ((text.len == 32 || text.len == 36) && ap_point_id_parse(text.p, text.len, out, &why) == 0)
-            return true;
-        return ap_pull_fail(j, AP_EINVAL, "id \"%.*s\" is not a UUID (numbers are given without quotes)", (int)(text.len < 40 ? text.len : 40), text.p);
-    }
-    return ap_pull_fail(j, AP_EINVAL, "an id is a UUID string or an unsigned integer");
-}
 
 static bool read_floats(struct ap_pull *j, uint32_t dim, float *out)
 {
@@ -105,58 +70,7 @@ static bool read_vector(struct ap_pull *j, const struct ap_target *t, float *out
     return !j->failed && (seen || ap_pull_fail(j, AP_EINVAL, "the point has no vector"));
 }
 
-/* Text without the blanks between its tokens; it has been validated. */
-static void append_compact(struct ap_buf *out, const struct ap_slice *text)
-{
-    bool in_string = false;
-    ap_buf_reserve(out, text->len);
-    uint8_t *to = out->data + out->len;
-    for (size_t i = 0; i < text->len; i++) {
-        char c = text->p[i];
-        if (in_string && c == '\\') {
-            *to++ = (uint8_t)c;
-            c = text->p[++i];
-        } else if (c == '"') {
-            in_string = !in_string;
-        } else if (!in_string && (c == ' ' || c == '\n' || c == '\t' || c == '\r')) {
-            continue;
-        }
-        *to++ = (uint8_t)c;
-    }
-    out->len = (size_t)(to - out->data);
-}
-
-/* The text is handed on as it is, but consumers read it with jansson: what that would refuse (a key twice, a number out of
- * range) is refused here. */
-static bool read_payload(struct ap_pull *j, struct ap_points *p, size_t i)
-{
-    struct ap_slice text;
-    json_error_t why;
-    if (ap_pull_peek(j) != '{')
-        return ap_pull_fail(j, AP_EINVAL, "a payload is an object");
-    if (!ap_pull_value(j, &text))
-        return false;
-    json_t *check = json_loadb(text.p, text.len, JSON_REJECT_DUPLICATES, &why);
-    if (!check)
-        return ap_pull_fail(j, AP_EINVAL, "payload: %s", why.text);
-    bool empty = json_object_size(check) == 0;
-    json_decref(check);
-    if (!empty) {
-        size_t at = p->text.len;
-        append_compact(&p->text, &text);
-        p->payloads[i] = (struct ap_payload){at, p->text.len - at};
-    }
-    return true;
-}
-
 /* --- {id, vector, payload} --- */
-
-static bool once(struct ap_pull *j, bool *seen, const char *what)
-{
-    if (*seen)
-        return ap_pull_fail(j, AP_EINVAL, "field \"%s\" is there twice", what);
-    return *seen = true;
-}
 
 static bool read_point(struct ap_pull *j, const struct ap_target *t, struct ap_points *p)
 {
@@ -171,16 +85,16 @@ static bool read_point(struct ap_pull *j, const struct ap_target *t, struct ap_p
         if (!ap_pull_key(j, &key))
             return false;
         if (ap_pull_is(&key, "id")) {
-            if (!once(j, &id, "id") || !(ap_pull_null(j) || (p->has_id[i] = read_id(j, &p->ids[i]))))
+            if (!ap_read_once(j, &id, "id") || !(ap_pull_null(j) || (p->has_id[i] = ap_read_id(j, &p->ids[i]))))
                 return false;
         } else if (ap_pull_is(&key, "vector")) {
-            if (!once(j, &vector, "vector") || !read_vector(j, t, p->vectors + i * p->dim))
+            if (!ap_read_once(j, &vector, "vector") || !read_vector(j, t, p->vectors + i * p->dim))
                 return false;
         } else if (ap_pull_is(&key, "payload")) {
-            if (!once(j, &payload, "payload") || !(ap_pull_null(j) || read_payload(j, p, i)))
+            if (!ap_read_once(j, &payload, "payload") || !(ap_pull_null(j) || ap_read_payload(j, &p->text, &p->payloads[i])))
                 return false;
         } else {
-            return unknown(j, &key);
+            return ap_read_unknown(j, &key);
         }
     }
     return !j->failed && (vector || ap_pull_fail(j, AP_EINVAL, "the point has no vector"));
@@ -189,9 +103,9 @@ static bool read_point(struct ap_pull *j, const struct ap_target *t, struct ap_p
 /* A number takes at least two bytes of text: memory is bounded by the body even if a list of ids promises more. */
 static bool room(struct ap_pull *j, const struct ap_points *p, size_t n, size_t max)
 {
-    if (p && n > (size_t)(j->end - j->start) / ((size_t)2 * p->dim))
+    if (n > (size_t)(j->end - j->start) / ((size_t)2 * p->dim))
         return ap_pull_fail(j, AP_EINVAL, "there are more ids or payloads than vectors of %u numbers", p->dim);
-    return n < max || ap_pull_fail(j, AP_ETOOBIG, "more than %zu points in one request (max_points_per_request): send fewer at a time, or use points/bulk", max);
+    return ap_read_room(j, n, max);
 }
 
 static bool read_points(struct ap_pull *j, const struct ap_target *t, size_t max, struct ap_points *p)
@@ -204,7 +118,7 @@ static bool read_points(struct ap_pull *j, const struct ap_target *t, size_t max
             return false;
         size_t i = p->n;
         if (!read_point(j, t, p))
-            return in_point(j, "points", i);
+            return ap_read_in(j, "points", i);
     }
     return !j->failed;
 }
@@ -231,8 +145,8 @@ static bool read_id_column(struct ap_pull *j, struct ap_points *p, size_t max, s
     while (ap_pull_next(j, '[', &first)) {
         if (!ensure(j, p, *n, max))
             return false;
-        if (!ap_pull_null(j) && !(p->has_id[*n] = read_id(j, &p->ids[*n])))
-            return in_point(j, "batch.ids", *n);
+        if (!ap_pull_null(j) && !(p->has_id[*n] = ap_read_id(j, &p->ids[*n])))
+            return ap_read_in(j, "batch.ids", *n);
         ++*n;
     }
     return !j->failed;
@@ -247,7 +161,7 @@ static bool read_vector_list(struct ap_pull *j, const struct ap_target *t, struc
         if (!ensure(j, p, *n, max))
             return false;
         if (!read_floats(j, t->dim, p->vectors + *n * p->dim))
-            return in_point(j, "batch.vectors", *n);
+            return ap_read_in(j, "batch.vectors", *n);
         ++*n;
     }
     return !j->failed;
@@ -274,8 +188,8 @@ static bool read_payload_column(struct ap_pull *j, struct ap_points *p, size_t m
     while (ap_pull_next(j, '[', &first)) {
         if (!ensure(j, p, *n, max))
             return false;
-        if (!ap_pull_null(j) && !read_payload(j, p, *n))
-            return in_point(j, "batch.payloads", *n);
+        if (!ap_pull_null(j) && !ap_read_payload(j, &p->text, &p->payloads[*n]))
+            return ap_read_in(j, "batch.payloads", *n);
         ++*n;
     }
     return !j->failed;
@@ -293,13 +207,13 @@ static bool read_batch(struct ap_pull *j, const struct ap_target *t, size_t max,
             return false;
         bool good;
         if (ap_pull_is(&key, "ids"))
-            good = once(j, &c.has_ids, "ids") && read_id_column(j, p, max, &c.ids);
+            good = ap_read_once(j, &c.has_ids, "ids") && read_id_column(j, p, max, &c.ids);
         else if (ap_pull_is(&key, "vectors"))
-            good = once(j, &c.has_vectors, "vectors") && read_vector_column(j, t, p, max, &c.vectors);
+            good = ap_read_once(j, &c.has_vectors, "vectors") && read_vector_column(j, t, p, max, &c.vectors);
         else if (ap_pull_is(&key, "payloads"))
-            good = ap_pull_null(j) || (once(j, &c.has_payloads, "payloads") && read_payload_column(j, p, max, &c.payloads));
+            good = ap_pull_null(j) || (ap_read_once(j, &c.has_payloads, "payloads") && read_payload_column(j, p, max, &c.payloads));
         else
-            return unknown(j, &key);
+            return ap_read_unknown(j, &key);
         if (!good)
             return false;
     }
@@ -325,13 +239,13 @@ static bool read_body(struct ap_pull *j, const struct ap_target *t, size_t max, 
             return false;
         bool points = ap_pull_is(&key, "points"), batch = ap_pull_is(&key, "batch");
         if (points || batch) {
-            if (!once(j, &seen, "points or batch") || !(points ? read_points(j, t, max, p) : read_batch(j, t, max, p)))
+            if (!ap_read_once(j, &seen, "points or batch") || !(points ? read_points(j, t, max, p) : read_batch(j, t, max, p)))
                 return false;
         } else if (ap_pull_is(&key, "shard_key") || ap_pull_is(&key, "update_filter") || ap_pull_is(&key, "update_mode")) {
             if (!ap_pull_null(j))
                 return ap_pull_fail(j, AP_EUNSUPPORTED, "\"%.*s\" is not supported", (int)key.len, key.p);
         } else {
-            return unknown(j, &key);
+            return ap_read_unknown(j, &key);
         }
     }
     return ap_pull_end(j) && (seen || ap_pull_fail(j, AP_EINVAL, "the body has neither \"points\" nor \"batch\""));
@@ -356,62 +270,4 @@ int ap_points_parse_one(const char *text, size_t len, const struct ap_target *t,
     out->n = n;
     out->text.len = bytes;
     return j.err->code;
-}
-
-/* --- deletion --- */
-
-static bool read_ids(struct ap_pull *j, size_t max, struct ap_buf *out, size_t *n)
-{
-    bool first = true;
-    struct ap_point_id id;
-    if (!ap_pull_open(j, '['))
-        return false;
-    while (ap_pull_next(j, '[', &first)) {
-        if (!room(j, NULL, *n, max))
-            return false;
-        if (!read_id(j, &id))
-            return in_point(j, "points", *n);
-        ap_buf_append(out, &id, sizeof id);
-        ++*n;
-    }
-    return !j->failed;
-}
-
-static bool read_delete(struct ap_pull *j, size_t max, struct ap_buf *out, size_t *n)
-{
-    bool first = true, seen = false;
-    struct ap_slice key;
-    if (!ap_pull_open(j, '{'))
-        return false;
-    while (ap_pull_next(j, '{', &first)) {
-        if (!ap_pull_key(j, &key))
-            return false;
-        if (ap_pull_is(&key, "points")) {
-            if (!once(j, &seen, "points") || !read_ids(j, max, out, n))
-                return false;
-        } else if (ap_pull_is(&key, "filter") || ap_pull_is(&key, "shard_key")) {
-            if (!ap_pull_null(j))
-                return ap_pull_fail(j, AP_EUNSUPPORTED, "deleting by \"%.*s\" is not supported by the producer: name the points by id", (int)key.len, key.p);
-        } else {
-            return unknown(j, &key);
-        }
-    }
-    return ap_pull_end(j) && (seen || ap_pull_fail(j, AP_EINVAL, "the body has no \"points\""));
-}
-
-int ap_points_parse_delete(const char *body, size_t len, size_t max_points, struct ap_point_id **ids, size_t *count, struct ap_err *err)
-{
-    struct ap_err own = {0};
-    struct ap_pull j;
-    struct ap_buf out = {0};
-    *ids = NULL;
-    *count = 0;
-    ap_pull_init(&j, body, len, err ? err : &own);
-    if (!read_delete(&j, max_points, &out, count)) {
-        ap_buf_free(&out);
-        *count = 0;
-        return j.err->code;
-    }
-    *ids = (struct ap_point_id *)(void *)out.data;
-    return 0;
 }

@@ -1,5 +1,5 @@
 /* Points out of JSON, in the shapes of Qdrant's REST API: {"points":[{id,vector,payload}]}, {"batch":{ids,vectors,payloads}},
- * {"points":[id,...]} for deletion, and one point object a line.
+ * and one point object a line.
  *
  * Strict: an unknown field is refused by name. A vector is a list of numbers, or an object with the one name that the
  * collection gave its vector. A missing id means one derived from the vector. Errors name the point. */
@@ -11,7 +11,5 @@
 int ap_points_parse(const char *body, size_t len, const struct ap_target *t, size_t max_points, struct ap_points *out, struct ap_err *err);
 /* One object {id,vector,payload}, appended to out (which is as before on failure). */
 int ap_points_parse_one(const char *text, size_t len, const struct ap_target *t, struct ap_points *out, struct ap_err *err);
-/* The body of POST .../points/delete: ids, free() *ids. */
-int ap_points_parse_delete(const char *body, size_t len, size_t max_points, struct ap_point_id **ids, size_t *count, struct ap_err *err);
 
 #endif

@@ -56,20 +56,30 @@ static int read_timeout(const char *text, int64_t fallback_ms, int64_t *ms, stru
     return 0;
 }
 
-/* What the client has seen is older than what it writes now. */
-static int merge_token(struct ap_producer *p, const char *text, struct ap_err *err)
+static int merge_one(struct ap_producer *p, const char *text, size_t len, struct ap_err *err)
 {
     struct ap_token token;
-    if (!text)
-        return 0;
-    int rc = ap_token_parse(text, strlen(text), &token, err);
+    int rc = ap_token_parse(text, len, &token, err);
     if (rc)
-        return ap_err_wrap(err, TOKEN_HEADER);
+        return rc;
     rc = ap_catalog_check_token(ap_control_log_lock(&p->control), &token, err);
     ap_control_log_unlock(&p->control);
     if (rc == 0)
         rc = ap_drift_merge(&p->drift, token.hlc, err);
     ap_token_fini(&token);
+    return rc;
+}
+
+/* What the client has seen is older than what it writes now. One token or several, separated by commas. */
+static int merge_tokens(struct ap_producer *p, const char *text, struct ap_err *err)
+{
+    int rc = 0;
+    for (const char *at = text; rc == 0 && at && *at;) {
+        size_t len = strcspn(at, ", ");
+        if (len)
+            rc = merge_one(p, at, len, err);
+        at += len + (at[len] != 0);
+    }
     return rc ? ap_err_wrap(err, TOKEN_HEADER) : 0;
 }
 
@@ -90,7 +100,7 @@ int ap_write_options_read(const struct ap_http_request *req, struct ap_producer 
     out->deadline_ns = ap_http_start_ns(req) + ms * 1000000;
     if ((rc = ap_producer_may_write(p, err)) != 0)
         return rc;
-    return merge_token(p, ap_http_header(req, TOKEN_HEADER), err);
+    return merge_tokens(p, ap_http_header(req, TOKEN_HEADER), err);
 }
 
 int ap_write_definition_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err)
@@ -171,19 +181,41 @@ static json_t *print_missing(struct ap_http_request *req, struct ap_producer *p,
     return json;
 }
 
-void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
-                    const struct ap_write_options *o, json_t *more)
+/* token and missing: borrowed. */
+static json_t *print_result(struct ap_producer *p, enum ap_write_status status, json_t *token, json_t *missing)
 {
     json_t *result = json_object();
     json_object_set_new(result, "operation_id", json_integer((json_int_t)atomic_fetch_add(&p->operations, 1) + 1));
     json_object_set_new(result, "status", json_string(ap_write_status_name(status)));
-    json_object_set_new(result, "token", print_token(req, token));
-    if (status == AP_WRITE_TIMEOUT)
-        json_object_set_new(result, "missing", print_missing(req, p, token, o->level));
+    json_object_set(result, "token", token);
+    if (missing)
+        json_object_set(result, "missing", missing);
+    return result;
+}
+
+void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
+                    const struct ap_write_options *o, json_t *more)
+{
+    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o->level) : NULL;
+    json_t *result = print_result(p, status, printed, missing);
     if (more)
         json_object_update(result, more);
     json_decref(more);
+    json_decref(missing);
+    json_decref(printed);
     ap_http_reply_result(req, result);
+}
+
+void ap_write_reply_list(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
+                         const struct ap_write_options *o, size_t n)
+{
+    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o->level) : NULL;
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, print_result(p, status, printed, missing));
+    json_decref(missing);
+    json_decref(printed);
+    ap_http_reply_result(req, list);
 }
 
 void ap_write_reply_err(struct ap_http_request *req, struct ap_producer *p, const struct ap_err *err)

@@ -34,6 +34,9 @@ enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token 
  * "missing". */
 void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
                     const struct ap_write_options *o, json_t *more);
+/* The same as a list of n such results, for a request of n operations that was one write. */
+void ap_write_reply_list(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
+                         const struct ap_write_options *o, size_t n);
 /* Answer with an error, and count it. */
 void ap_write_reply_err(struct ap_http_request *req, struct ap_producer *p, const struct ap_err *err);
 

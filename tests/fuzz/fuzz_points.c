@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/row.h"
+#include "producer/operations.h"
 #include "producer/points_json.h"
 
 #define MAX_POINTS 64
@@ -54,14 +56,50 @@ static void parse(uint8_t kind, const char *text, size_t len)
     ap_target_unref(&t);
 }
 
-static void parse_delete(const char *text, size_t len)
+/* What is taken, consumers take, too. */
+static void check_records(const struct ap_record *records, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct ap_record *r = &records[i];
+        struct ap_mutation m = {.op = r->op, .version = {.hlc = 5, .region = {"eu"}, .writer = 1}, .payload = r->payload, .payload_len = r->payload_len};
+        struct ap_buf row = {0};
+        must(r->op != AP_OP_PATCH || ap_row_merge(&r->key, NULL, &m, &row, NULL) >= 0);
+        ap_buf_free(&row);
+    }
+}
+
+static void parse_change(uint8_t kind, const char *text, size_t len)
 {
     struct ap_err err = {0};
-    struct ap_point_id *ids;
+    struct ap_change change;
+    struct ap_record records[MAX_POINTS];
     size_t n;
-    int rc = ap_points_parse_delete(text, len, MAX_POINTS, &ids, &n, &err);
-    must(rc == 0 ? n <= MAX_POINTS : !ids && err.cls == AP_POISON);
-    free(ids);
+    int rc = ap_change_parse(kind % 5, text, len, MAX_POINTS, &change, &err);
+    must(rc == 0 || (err.code == rc && err.cls == AP_POISON && *err.msg));
+    if (rc)
+        return;
+    must(change.n <= MAX_POINTS);
+    ap_change_records(&change, 7, records, &n);
+    check_records(records, n);
+    ap_change_fini(&change);
+}
+
+static void parse_operations(const char *text, size_t len)
+{
+    struct ap_err err = {0};
+    struct ap_operations all;
+    struct ap_record records[MAX_POINTS];
+    struct ap_target *t = target(NULL);
+    size_t n;
+    int rc = ap_operations_parse(text, len, t, MAX_POINTS, &all, &err);
+    must(rc == 0 || (err.code == rc && err.cls == AP_POISON && *err.msg));
+    if (rc == 0 && ap_operations_prepare(&all, t, &err) == 0) {
+        ap_operations_records(&all, t, records, &n);
+        must(n <= MAX_POINTS);
+        check_records(records, n);
+    }
+    ap_operations_fini(&all);
+    ap_target_unref(&t);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -73,7 +111,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(text != NULL);
     memcpy(text, data + 1, size - 1);
     if (data[0] & 4)
-        parse_delete(text, size - 1);
+        parse_change(data[0] >> 3, text, size - 1);
+    else if (data[0] & 8)
+        parse_operations(text, size - 1);
     else
         parse(data[0], text, size - 1);
     free(text);

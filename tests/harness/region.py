@@ -44,7 +44,7 @@ class Region:
     def _daemon(self, role: str) -> Daemon:
         common = {"regions": ",".join(self.world.names), "kafka.bootstrap.servers": self.ports.bootstrap}
         own = {
-            "producer": {"partitions": self.world.partitions},
+            "producer": {"partitions": self.world.partitions, "indexer.url": self.ports.url("indexer")},
             "consumer": {"store.path": self.data_dir / "store"},
             "indexer": {"store.path": self.data_dir / "store", "index.path": self.data_dir / "index",
                         "producer.url": self.ports.url("producer"),

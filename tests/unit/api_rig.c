@@ -188,11 +188,26 @@ static void reply_write(struct api_rig *r, struct ap_http_request *req, const ch
     ap_http_reply_result(req, json_pack("{s:i, s:s, s:n}", "operation_id", 42, "status", "acknowledged", "token"));
 }
 
+static bool over_bounds(struct api_rig *r, struct ap_http_request *req)
+{
+    json_t *body = ap_http_json(req, NULL);
+    bool many = r->most_points && json_array_size(json_object_get(body, "points")) > r->most_points, enough = r->most_taken && r->taken == r->most_taken;
+    json_decref(body);
+    if (many)
+        ap_http_reply_error(req, 413, "too many points");
+    else if (enough)
+        ap_http_reply_error(req, 503, "enough for now");
+    return many || enough;
+}
+
 static void producer_write(struct ap_http_request *req)
 {
     struct api_rig *r = ap_http_user(req);
     note_request(r, req);
-    ap_http_body(req, &r->last_body);
+    snprintf(r->last_text, sizeof r->last_text, "%s", ap_http_body(req, &r->last_body));
+    if (over_bounds(r, req))
+        return;
+    r->taken++;
     reply_write(r, req, ap_http_param(req, 0));
 }
 
@@ -252,6 +267,8 @@ static const struct ap_http_route producer_routes[] = {
     {"PUT", "/collections/{c}/points", producer_write, NULL, "write"},
     {"POST", "/collections/{c}/points/delete", producer_write, NULL, "write"},
     {"POST", "/collections/{c}/points/payload", producer_write, NULL, "write"},
+    {"PUT", "/collections/{c}/points/payload", producer_write, NULL, "write"},
+    {"POST", "/collections/{c}/points/payload/clear", producer_write, NULL, "write"},
     {"POST", "/collections/{c}/points/bulk", NULL, &bulk, "bulk"},
     AP_HTTP_ROUTES_END,
 };

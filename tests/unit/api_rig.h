@@ -28,6 +28,9 @@ struct api_rig {
     /* What the producer does with a write, and what it was sent last. */
     enum { RIG_APPLIES, RIG_LATER /* answers, and applies after a moment */, RIG_KEEPS /* answers with a token that is never covered */, RIG_REFUSES, RIG_SILENT /* no token */ } mode;
     char last_method[16], last_path[256], last_query[256], last_token[256];
+    char last_text[4096];             /* of a buffered write, as much of it as fits */
+    unsigned taken;                   /* buffered writes that were not refused */
+    unsigned most_points, most_taken; /* a write with more points gets 413; one more write gets 503; 0: no bound */
     size_t last_body;
     uint64_t last_sum;
     pthread_t later;

@@ -195,27 +195,6 @@ START_TEST(one_line_is_appended_or_leaves_no_trace)
 }
 END_TEST
 
-/* --- deletion --- */
-
-START_TEST(ids_to_delete)
-{
-    static const char body[] = "{\"points\":[1,\"00000001-0002-0003-0004-000000000005\"]}", filter[] = "{\"filter\":{\"must\":[]}}", worse[] = "{\"points\":[1,-2]}";
-    struct ap_point_id *ids, want;
-    size_t n;
-    ck_assert_int_eq(ap_points_parse_delete(body, sizeof body - 1, 5, &ids, &n, &err), 0);
-    ck_assert_uint_eq(n, 2);
-    ap_point_id_from_u64(1, &want);
-    ck_assert_mem_eq(&ids[0], &want, sizeof want);
-    free(ids);
-    ck_assert_int_eq(ap_points_parse_delete(filter, sizeof filter - 1, 5, &ids, &n, &err), AP_EUNSUPPORTED);
-    ck_assert_ptr_nonnull(strstr(err.msg, "filter"));
-    ck_assert_int_eq(ap_points_parse_delete(worse, sizeof worse - 1, 5, &ids, &n, &err), AP_EINVAL);
-    ck_assert_ptr_nonnull(strstr(err.msg, "points[1]: id -2"));
-    ck_assert_ptr_null(ids);
-    ck_assert_int_eq(ap_points_parse_delete(body, sizeof body - 1, 1, &ids, &n, &err), AP_ETOOBIG);
-}
-END_TEST
-
 /* --- checks --- */
 
 START_TEST(cosine_is_normalized_after_the_id_is_derived)
@@ -377,7 +356,6 @@ int main(void)
     tcase_add_loop_test(tc, bad_requests_are_refused_by_point_and_reason, 0, (int)(sizeof bad / sizeof *bad));
     tcase_add_test(tc, every_cut_of_a_good_body_is_refused);
     tcase_add_test(tc, one_line_is_appended_or_leaves_no_trace);
-    tcase_add_test(tc, ids_to_delete);
     tcase_add_test(tc, cosine_is_normalized_after_the_id_is_derived);
     tcase_add_test(tc, all_bad_vectors_of_a_request_are_named);
     tcase_add_test(tc, extreme_vectors_under_cosine_are_unit_length_or_refused);
