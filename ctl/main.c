@@ -12,6 +12,7 @@ static const struct ap_command commands[] = {
     {"region", "each region's state; read-only, drain, retire", ap_cmd_region, ap_help_region},
     {"dlq", "dead letters: list, show, redrive", ap_cmd_dlq, ap_help_dlq},
     {"load", "a file of vectors into a collection", ap_cmd_load, ap_help_load},
+    {"snapshot", "copies of a store: create, list, verify, restore", ap_cmd_snapshot, ap_help_snapshot},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

@@ -60,8 +60,7 @@ static enum ap_role guess_role(const char *text)
     return AP_ROLE_UNKNOWN;
 }
 
-/* Value of "key = value" on a line of a daemon's configuration; false when the line is of another key. */
-static bool line_value(const char *line, size_t len, const char *key, char *out, size_t cap)
+bool ap_config_line_value(const char *line, size_t len, const char *key, char *out, size_t cap)
 {
     const char *end = line + len, *p = line;
     while (p < end && isspace((unsigned char)*p))
@@ -87,8 +86,8 @@ int ap_targets_config_text(struct ap_targets *t, const char *name, const char *t
     char region[24] = "", listen[200] = "";
     for (const char *line = text; *line;) {
         size_t len = strcspn(line, "\n");
-        line_value(line, len, "region", region, sizeof region);
-        line_value(line, len, "http.listen", listen, sizeof listen);
+        ap_config_line_value(line, len, "region", region, sizeof region);
+        ap_config_line_value(line, len, "http.listen", listen, sizeof listen);
         line += len + (line[len] == '\n');
     }
     if (!*region || !*listen)

@@ -5,6 +5,7 @@
  * list of files separated by colons; without that, the addresses of a development setup (docs/operations.md). */
 #ifndef ANTIPODE_CTL_TARGETS_H
 #define ANTIPODE_CTL_TARGETS_H
+#include <stdbool.h>
 #include "common/err.h"
 #include "ctl/page.h"
 
@@ -37,6 +38,9 @@ int ap_targets_defaults(struct ap_targets *t, struct ap_err *err);
  * by region and role. timeout_ms for each. */
 void ap_targets_fetch(struct ap_targets *t, int timeout_ms);
 void ap_targets_free(struct ap_targets *t);
+
+/* Value of "key = value" on a line of a daemon's configuration; false when the line is of another key. */
+bool ap_config_line_value(const char *line, size_t len, const char *key, char *out, size_t cap);
 
 const char *ap_role_name(enum ap_role role);
 

@@ -24,14 +24,14 @@
 #include <unistd.h>
 #include <xxhash.h>
 #include "common/log.h"
+#include "common/segment_file.h"
 #include "indexer/index_impl.h"
 
 #define HEADER 4096
-#define HEADER_HASHED 592
+#define HEADER_HASHED AP_SEGMENT_FILE_HASHED
 #define LISTS 584
 #define REPLACES 72
 #define LISTS_MAX 65536
-static const uint8_t magic[8] = {'A', 'P', 'S', 'E', 'G', 0, 0, 1};
 
 static int failed(const struct ap_index *index, const char *what, struct ap_err *err)
 {
@@ -86,10 +86,10 @@ static int write_all(int fd, const void *bytes, size_t len)
 static void header_of(const struct ap_index *index, const struct ap_segment *s, uint64_t body, uint64_t hash, uint8_t h[HEADER])
 {
     memset(h, 0, HEADER);
-    memcpy(h, magic, sizeof magic);
+    memcpy(h, ap_segment_file_magic, AP_SEGMENT_FILE_MAGIC_BYTES);
     ap_put_le32(h + 8, s->dim);
     ap_put_le32(h + 12, (uint32_t)s->distance);
-    ap_put_le64(h + 16, ap_store_id(index->store));
+    ap_put_le64(h + AP_SEGMENT_FILE_STORE, ap_store_id(index->store));
     ap_put_le64(h + 24, s->collection);
     ap_put_le64(h + 32, s->file_id);
     ap_put_le64(h + 40, s->base);
@@ -233,7 +233,7 @@ void ap_segfile_remove(struct ap_index *index, struct ap_segment *s)
 /* Check the header: 0, or AP_ECORRUPT. */
 static int read_header(const uint8_t h[HEADER], off_t size, struct ap_segment *s, uint64_t *body, uint64_t *hash, struct ap_err *err)
 {
-    if (memcmp(h, magic, sizeof magic) != 0)
+    if (memcmp(h, ap_segment_file_magic, AP_SEGMENT_FILE_MAGIC_BYTES) != 0)
         return ap_err_set(err, AP_ECORRUPT, AP_POISON, "no segment, or of another format");
     if (ap_le64(h + HEADER_HASHED) != XXH3_64bits(h, HEADER_HASHED))
         return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header's checksum does not match");
@@ -352,7 +352,7 @@ static int load(struct ap_index *index, const char *name, uint64_t next_slot, st
         return rc;
     }
     int rc = st.st_size < HEADER ? ap_err_set(err, AP_ECORRUPT, AP_POISON, "it is cut short") : read_header(h, st.st_size, &head, &body, &wanted, err);
-    if (rc == 0 && ap_le64(h + 16) != ap_store_id(index->store))
+    if (rc == 0 && ap_le64(h + AP_SEGMENT_FILE_STORE) != ap_store_id(index->store))
         rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "it belongs to another store");
     if (rc == 0)
         rc = (head.kind == AP_SEGMENT_IVF8 ? load_lists : load_faiss)(fd, &head, body, wanted, next_slot, out, err);
