@@ -6,6 +6,7 @@
 
 enum ap_unsafe {
     AP_UNSAFE_NO_VERSION_CHECK,         /* the row that comes last wins */
+    AP_UNSAFE_NO_KEY_VERSIONS,          /* of a patched key, the patch that comes last wins */
     AP_UNSAFE_NO_TOMBSTONES,            /* a deleted row is forgotten */
     AP_UNSAFE_NO_POSITIONS,             /* holes are passed over, duplicates applied */
     AP_UNSAFE_NO_OFFSET_IN_TRANSACTION, /* offsets are committed before their rows */

@@ -1,8 +1,8 @@
 """Clients: several threads in each region that write and read, and put every operation into the history.
 
 What they do is the table OPERATIONS: one row an operation, with how often, and a function that performs it. A level that
-comes later is a row more. Ids are of three sorts: hot ones, few, that all regions fight for; warm ones, many, that all may
-touch; and each client's own, where nobody disturbs the order of its writes.
+comes later is a row more. Ids are of four sorts: hot ones, few, that all regions fight for; warm ones, many, that all may
+touch; and each client's own, where nobody disturbs the order of its writes. Few more are patched much more often than upserted.
 """
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Callable
 from urllib.parse import urlparse
 
-from .history import History, vector_of
+from .history import WRITES, History, vector_of
 
-HOT, WARM, OWN = 3, 2000, 200
+HOT, WARM, NOTED, OWN = 3, 2000, 8, 200
 OWN_BASE = 1_000_000
 REMEMBERED = 8      # own writes that session reads ask about
 PATIENCE_S = 12     # of a client; the daemons' own deadlines are shorter
-WAIT_S = 3          # deadline of a wait=true write and of a session read, sent along
+WAIT_S = 3          # deadline of a write that waits and of a read that waits, sent along
+BOUND_MS = 1500     # of a bounded read
 TOKEN = "X-Antipode-Token"
 
 
@@ -74,6 +75,7 @@ class Client(threading.Thread):
         self.weights = [o.weight for o in operations]
         self.lines: dict[str, Line] = {}
         self.recent = collections.deque(maxlen=REMEMBERED)  # (collection, [ids], token) of acknowledged writes
+        self.singles = collections.deque(maxlen=REMEMBERED)  # (collection, id, mark) of upserts of one point
         self.marks = 0
         self.pending = 0          # points of the write under way
         self.acked = 0            # points acknowledged
@@ -117,9 +119,12 @@ class Client(threading.Thread):
         kind = self.random.random()
         if kind < 0.5:
             return self.random.randrange(HOT)
-        if kind < 0.75:
+        if kind < 0.73:
             return HOT + self.random.randrange(WARM)
-        return self.own_id()
+        return self.noted_id() if kind < 0.75 else self.own_id()
+
+    def noted_id(self) -> int:
+        return HOT + WARM + self.random.randrange(NOTED)
 
     def own_id(self) -> int:
         return OWN_BASE * (self.number + 1) + self.random.randrange(OWN)
@@ -140,7 +145,7 @@ class Client(threading.Thread):
         except (OSError, http.client.HTTPException, ValueError) as e:
             error = repr(e)
         end = time.monotonic_ns()
-        write = op in ("upsert", "delete")
+        write = op in WRITES
         if status == 200:
             outcome = "ok"
         else:
@@ -151,6 +156,8 @@ class Client(threading.Thread):
         result = answer["result"] if outcome == "ok" else None
         if write:
             fields |= {"answer": result and result["status"], "token": (given or result.get("token")) if result else None}
+            if "matched" in fields:
+                fields["matched"] = result and result["points"]
         else:
             fields["points"] = shown(result)
         self.history.add("op", client=self.client, op=op, level=level, region=region, via=role, start=start, end=end, wall=wall,
@@ -161,23 +168,47 @@ class Client(threading.Thread):
 
     def write(self, op: str, ids: list[int], level: str = "local", spec: dict | None = None) -> None:
         spec = spec or self.collection()
-        name = spec["name"]
-        role = self.random.choice(("producer", "producer", "indexer"))
         marks = [self.mark() if op == "upsert" else None for _ in ids]
-        query = f"?wait=true&timeout={WAIT_S}" if level == "visible" else "?wait=false"
+        role = self.random.choice(("producer", "producer", "indexer"))
         if op == "upsert":
-            body = {"points": [{"id": i, "vector": vector_of(m, spec["dim"]), "payload": {"mark": m}} for i, m in zip(ids, marks)]}
-            method, path = "PUT", f"/collections/{name}/points{query}"
+            body = {"points": [{"id": i, "vector": vector_of(m, spec["dim"]), "payload": {"mark": m, "note": m}} for i, m in zip(ids, marks)]}
+            outcome = self.send(op, level, spec["name"], role, "PUT", "", body, ids, marks)
+            if outcome == "ok" and len(ids) == 1:
+                self.singles.append((spec["name"], ids[0], marks[0]))
         else:
-            body, method, path = {"points": ids}, "POST", f"/collections/{name}/points/delete{query}"
+            self.send(op, level, spec["name"], role, "POST", "/delete", {"points": ids}, ids, marks)
+
+    def send(self, op: str, level: str, name: str, role: str, method: str, what: str, body: dict, ids: list[int], marks: list, **fields) -> str:
+        """A write of any kind, under way until it is answered."""
+        query = {"local": "?wait=false", "visible": f"?wait=true&timeout={WAIT_S}"}.get(level, f"?level={level}&timeout={WAIT_S}")
         self.pending = len(ids)
         sent = self.last_token() if self.random.random() < 0.8 or len(ids) > 1 else None
-        outcome, _, given = self.perform(op, level, self.home, role, method, path, body, sent, collection=name, points=list(map(list, zip(ids, marks))))
+        if "matched" in fields:  # a filter waits for the token that comes along: at a broken link that would be all it does
+            sent = None
+        outcome, _, given = self.perform(op, level, self.home, role, method, f"/collections/{name}/points{what}{query}", body, sent, collection=name,
+                                         points=list(map(list, zip(ids, marks))), **fields)
         self.pending = 0
         if outcome == "ok":
             self.acked += len(ids)
             if given:
                 self.recent.append((name, ids, given))
+        return outcome
+
+    def patch(self, level: str = "local", sets: bool = True, filtered: bool = False) -> None:
+        """One key of one point is set or deleted, by its id or by a filter that finds it."""
+        point, mark = self.noted_id() if self.random.random() < 0.5 else self.any_id(), self.mark() if sets else None
+        which = {"filter": {"must": [{"has_id": [point]}]}} if filtered else {"points": [point]}
+        body = which | ({"payload": {"note": mark}} if sets else {"keys": ["note"]})
+        role = "indexer" if filtered else self.random.choice(("producer", "producer", "indexer"))
+        self.send("patch", level, self.collection()["name"], role, "POST", "/payload" if sets else "/payload/delete", body, [point], [mark],
+                  **({"matched": None} if filtered else {}))
+
+    def delete_seen(self, level: str = "local") -> None:
+        """Delete by filter: a point, if it still has the mark that this client wrote."""
+        if self.singles:
+            name, point, mark = self.random.choice(self.singles)
+            body = {"filter": {"must": [{"has_id": [point]}, {"key": "mark", "match": {"value": mark}}]}}
+            self.send("delete", level, name, "indexer", "POST", "/delete", body, [point], [None], seen=mark, matched=None)
 
     # ---- reads -------------------------------------------------------------------------------------------------
 
@@ -193,14 +224,15 @@ class Client(threading.Thread):
             if collection == name:
                 ids |= set(written[:3])
         ids = sorted(ids)
-        wait = f"?timeout={WAIT_S}" if level == "session" else ""
+        wait = {"session": f"?timeout={WAIT_S}", "strong": f"?level=strong&timeout={WAIT_S}",
+                "bounded": f"?max_staleness_ms={BOUND_MS}&timeout={WAIT_S}"}.get(level, "")
         if op == "retrieve":
             body, path = {"ids": ids, "with_payload": True, "with_vector": False}, f"/collections/{name}/points{wait}"
         else:
             dim = next(c["dim"] for c in self.collections if c["name"] == name)
             body = {"query": vector_of(f"query {self.random.random()}", dim), "filter": {"must": [{"has_id": ids}]}, "limit": len(ids), "with_payload": True}
             path = f"/collections/{name}/points/query{wait}"
-        self.perform(op, level, region, "indexer", "POST", path, body, sent, collection=name, ids=ids)
+        self.perform(op, level, region, "indexer", "POST", path, body, sent, collection=name, ids=ids, **({"bound_ms": BOUND_MS} if level == "bounded" else {}))
 
     def search(self) -> None:
         """The nearest of all to a random vector: through the sealed segments, not by ids."""
@@ -216,7 +248,7 @@ def shown(result) -> list | None:
     if result is None:
         return None
     points = result if isinstance(result, list) else result["points"]
-    return [[p["id"], (p.get("payload") or {}).get("mark"), p.get("version")] for p in points]
+    return [[p["id"], (p.get("payload") or {}).get("mark"), p.get("version"), (p.get("payload") or {}).get("note")] for p in points]
 
 
 OPERATIONS = [
@@ -225,6 +257,15 @@ OPERATIONS = [
     Operation("upsert several", 3, lambda c: c.write("upsert", sorted({c.any_id() for _ in range(6)}))),
     Operation("delete", 12, lambda c: c.write("delete", [c.any_id()])),
     Operation("delete visible", 3, lambda c: c.write("delete", [c.any_id()], "visible")),
+    Operation("delete by filter", 4, lambda c: c.delete_seen()),
+    Operation("delete by filter visible", 1, lambda c: c.delete_seen("visible")),
+    Operation("set payload", 10, lambda c: c.patch()),
+    Operation("set payload visible", 3, lambda c: c.patch("visible")),
+    Operation("set payload by filter", 3, lambda c: c.patch(filtered=True)),
+    Operation("delete payload", 4, lambda c: c.patch(sets=False)),
+    Operation("upsert quorum", 1, lambda c: c.write("upsert", [c.any_id()], "quorum")),
+    Operation("upsert all", 1, lambda c: c.write("upsert", [c.any_id()], "all")),
+    Operation("set payload all", 0.5, lambda c: c.patch("all")),
     Operation("retrieve eventual", 8, lambda c: c.read("retrieve", "eventual", c.home)),
     Operation("query eventual", 5, lambda c: c.read("query", "eventual", c.home)),
     Operation("search eventual", 4, lambda c: c.search()),
@@ -232,6 +273,9 @@ OPERATIONS = [
     Operation("query session", 5, lambda c: c.read("query", "session", c.home)),
     Operation("retrieve session abroad", 5, lambda c: c.read("retrieve", "session", c.abroad())),
     Operation("query session abroad", 1, lambda c: c.read("query", "session", c.abroad())),
+    Operation("retrieve strong", 3, lambda c: c.read("retrieve", "strong", c.home)),
+    Operation("retrieve bounded", 4, lambda c: c.read("retrieve", "bounded", c.home)),
+    Operation("query bounded", 1, lambda c: c.read("query", "bounded", c.abroad())),
 ]
 
 BATCH = 120

@@ -8,10 +8,13 @@
 region: whose API was asked. start and end: monotonic nanoseconds of one machine; wall: milliseconds since 1970 at start.
 offset_ms: how far the campaign ever set a producer's clock off. exact: vectors come back bit by bit in every region.
 
-Writes (op upsert or delete) have "points": [[id, mark], ...], mark null for a delete, "sent" (the token in the request or
-null), "answer" (acknowledged, completed, wait_timeout) and "token" (what the answer gave). A mark is in the payload of
-exactly one write, and the vector of that write follows from it, so whatever a region serves names the write it came from.
-Reads (retrieve, query) have "ids" (asked for), "sent", and "points": [[id, mark, version or null], ...].
+Writes (op upsert, delete or patch) have "points": [[id, mark], ...], "sent" (the token in the request or null), "answer"
+(acknowledged, completed, wait_timeout) and "token" (what the answer gave). A mark is in the payload of exactly one write, as
+"mark" and "note" of an upsert, as "note" alone of a patch; it is null for a delete, and for a patch that deletes "note". The
+vector of an upsert follows from its mark, so whatever a region serves names the write it came from. By filter, "matched" is how
+many points the answer counted (null: unknown), and "seen" of a delete is the mark that the point had to have.
+Reads (retrieve, query) have "ids" (asked for), "sent", "points": [[id, mark, version or null, note or null], ...], and where
+level is bounded "bound_ms".
 
 outcome of a write: ok; refused (a 4xx: it must have no effect); unknown (anything else: it may or may not have happened).
 Of a read: ok; unavailable (a 503, which a level with a deadline may give); failed.
@@ -23,7 +26,7 @@ import json
 import threading
 from pathlib import Path
 
-WRITES = ("upsert", "delete")
+WRITES = ("upsert", "delete", "patch")
 READS = ("retrieve", "query")
 
 

@@ -39,6 +39,9 @@ def test_two_minutes_of_faults(request):
     assert made["faults"] >= 8
     counts = made["verdict"]["counts"]
     assert counts["points acknowledged"] > 3000 and counts["session reads that had to show something"] > 300 and counts["reads after a visible write"] > 50
+    assert counts["strong reads that had to show something"] > 20 and counts["bounded reads that had to show something"] > 20
+    did = {(op["op"], "matched" in op) for op in history.read(folder / "history.jsonl") if op["t"] == "op" and op["outcome"] == "ok"}
+    assert {("patch", False), ("patch", True), ("delete", True)} <= did
     # What the judge reads out of the daemons' tokens is what they are: regions, and times that are now.
     given = [op for op in history.read(folder / "history.jsonl") if op["t"] == "op" and op.get("token")]
     assert all(token.parse(op["token"]).region == op["region"] and token.parse(op["token"]).entries for op in given)
@@ -54,10 +57,12 @@ def test_ten_minutes_in_three_regions():
 # protection -> (what is then found at least, by which faults)
 PLANTED = {
     "no_version_check": ({"lost", "resurrected", "unequal"}, ("partition all ways", "narrow link")),
+    "no_key_versions": ({"key", "session", "visible", "strong"}, ("partition all ways", "narrow link")),
     "no_tombstones": ({"resurrected"}, ("partition all ways", "stalled link")),
     "no_positions": ({"session"}, ("records out of order",)),
     "no_offset_in_transaction": ({"lost", "unequal", "hole"}, ("consumer dies between commits",)),
     "no_token_wait": ({"session"}, ("narrow link",)),
+    "no_barrier": ({"strong", "bounded"}, ("narrow link", "partition all ways")),
 }
 
 

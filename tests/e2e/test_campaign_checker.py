@@ -26,34 +26,40 @@ class Story:
     """A history and the rows in its end, told operation by operation; at is in ms."""
 
     def __init__(self):
-        self.lines = [{"t": "header", "seed": 1, "regions": {}, "offset_ms": [-5000, 5000],
+        self.lines = [{"t": "header", "seed": 1, "regions": {"eu": {}, "us": {}}, "offset_ms": [-5000, 5000],
                        "collections": [{"name": "c", "dim": DIM, "exact": True}]}]
         self.seqs = {(region, p): itertools.count(1) for region in STREAMS for p in range(4)}
         self.n = itertools.count(1)
 
-    def write(self, point, mark, at, region="eu", outcome="ok", level="local", sent=None, hlc_ms=None, took=5, points=None, seq=None, partition=None):
+    def write(self, point, mark, at, region="eu", outcome="ok", level="local", sent=None, hlc_ms=None, took=5, points=None, seq=None, partition=None,
+              op=None, **more):
         points = points or [[point, mark]]
         partition = points[0][0] % 4 if partition is None else partition
         seq = seq or next(self.seqs[region, partition])
         hlc = (T0 + (at if hlc_ms is None else hlc_ms)) << 16
-        given = token.make(region, STREAMS[region], hlc, {(TOPIC, partition): seq}) if outcome == "ok" else None
-        self.lines.append({"t": "op", "n": next(self.n), "client": f"{region}-0", "op": "delete" if points[0][1] is None else "upsert",
+        given = token.make(region, STREAMS[region], hlc, {(TOPIC, partition): seq}) if outcome == "ok" and more.get("matched") != 0 else None
+        self.lines.append({"t": "op", "n": next(self.n), "client": f"{region}-0", "op": op or ("delete" if points[0][1] is None else "upsert"), **more,
                            "level": level, "region": region, "collection": "c", "start": at * 10**6, "end": (at + took) * 10**6, "wall": T0 + at,
                            "outcome": outcome, "points": points, "sent": sent, "token": given,
-                           "answer": {"local": "acknowledged", "visible": "completed"}[level] if outcome == "ok" else None})
+                           "answer": ("acknowledged" if level == "local" else "completed") if outcome == "ok" else None})
         return given
 
-    def read(self, at, shown: dict, ids=None, region="eu", sent=None, op="retrieve", outcome="ok", twice=False, versions=None):
-        points = [[p, mark, (versions or {}).get(p)] for p, mark in shown.items()] * (2 if twice else 1)
-        self.lines.append({"t": "op", "n": next(self.n), "client": f"{region}-0", "op": op, "level": "session" if sent else "eventual",
+    def patch(self, point, note, at, **more):
+        return self.write(point, note, at, op="patch", **more)
+
+    def read(self, at, shown: dict, ids=None, region="eu", sent=None, op="retrieve", outcome="ok", twice=False, versions=None, notes=None, level=None, **more):
+        """notes: of points that were patched; else the note is the mark's."""
+        points = [[p, mark, (versions or {}).get(p), (notes or {}).get(p, mark)] for p, mark in shown.items()] * (2 if twice else 1)
+        self.lines.append({"t": "op", "n": next(self.n), "client": f"{region}-0", "op": op, "level": level or ("session" if sent else "eventual"), **more,
                            "region": region, "collection": "c", "start": at * 10**6, "end": (at + 5) * 10**6, "wall": T0 + at, "outcome": outcome,
                            "ids": list(shown) if ids is None else ids, "sent": sent, "points": points})
 
-    def rows(self, **held) -> dict:
-        """By region: point -> mark. One keyword, both: the same everywhere."""
+    def rows(self, notes=None, **held) -> dict:
+        """By region: point -> mark. One keyword, both: the same everywhere. notes: of points that were patched, None: deleted."""
         both = held.pop("both", None)
         held = {"eu": both, "us": both} if both is not None else held
-        row = lambda p, mark: {"id": p, "mark": mark, "payload": {"mark": mark}, "vector": history.vector_of(mark, DIM), "version": None}
+        note = lambda p, mark: {"note": (notes or {}).get(p, mark)} if (notes or {}).get(p, mark) else {}
+        row = lambda p, mark: {"id": p, "mark": mark, "payload": {"mark": mark, **note(p, mark)}, "vector": history.vector_of(mark, DIM), "version": None}
         return {region: {"collections": {"c": {"rows": [row(p, m) for p, m in points.items()], "count": len(points)}}, "holes": 0, "duplicates": 0}
                 for region, points in held.items()}
 
@@ -175,6 +181,69 @@ def ghost():
     return s, s.rows(both=end | {5: "bad"})
 
 
+def key_older_wins():
+    s, end = sound()
+    s.patch(1, "n1", 700)
+    s.patch(1, "n2", 800, region="us")
+    assert s.found(s.rows(both=end, notes={1: "n2"})) == set()
+    return s, s.rows(both=end, notes={1: "n1"})
+
+
+def key_lost():
+    s, end = sound()
+    s.patch(1, "n1", 700)
+    return s, s.rows(both=end)
+
+
+def key_missing():
+    s, end = sound()
+    return s, s.rows(both=end, notes={1: None})
+
+
+def key_resurrected():
+    s, end = sound()
+    s.patch(1, "n1", 700)
+    s.patch(1, None, 800)
+    assert s.found(s.rows(both=end, notes={1: None})) == set()
+    return s, s.rows(both=end, notes={1: "n1"})
+
+
+def key_of_nobody():
+    s, end = sound()
+    return s, s.rows(both=end, notes={1: "m8"})
+
+
+def key_of_a_refused_patch():
+    s, end = sound()
+    s.patch(1, "n1", 700, outcome="refused")
+    return s, s.rows(both=end, notes={1: "n1"})
+
+
+def lost_to_a_delete_by_filter_that_did_not_see_it():
+    s, end = sound()
+    s.write(5, "seen", 700)
+    s.write(5, "unseen", 710, region="us")
+    s.write(5, None, 800, seen="seen", matched=1)
+    assert s.found(s.rows(both=end | {5: "unseen"})) == set()
+    return s, s.rows(both=end)
+
+
+def resurrected_after_a_delete_by_filter():
+    s, end = sound()
+    s.write(5, "seen", 700)
+    s.write(5, None, 800, seen="seen", matched=1)
+    assert s.found(s.rows(both=end)) == set()
+    return s, s.rows(both=end | {5: "seen"})
+
+
+def lost_although_the_filter_found_nothing():
+    s, end = sound()
+    s.write(5, "seen", 700)
+    s.write(5, None, 800, seen="seen", matched=0)
+    assert s.found(s.rows(both=end | {5: "seen"})) == set()
+    return s, s.rows(both=end)
+
+
 def torn():
     s, end = sound()
     rows = s.rows(both=end)
@@ -239,6 +308,46 @@ def session_of_an_earlier_write_in_the_same_partition():
     return s, s.rows(both=end | {13: "c13", 17: "c17"})
 
 
+def session_older_note():
+    s, end = sound()
+    t = s.patch(1, "n1", 700)
+    s.read(710, {1: "b1"}, sent=t)
+    return s, s.rows(both=end, notes={1: "n1"})
+
+
+def strong():
+    s, end = sound()
+    s.write(6, "c6", 700, region="us")
+    s.read(704, {}, ids=[6], level="strong")  # the write was not acknowledged yet
+    s.read(710, {6: "c6"}, level="strong")
+    assert s.found(s.rows(both=end | {6: "c6"})) == set()
+    s.read(711, {}, ids=[6], level="strong")
+    return s, s.rows(both=end | {6: "c6"})
+
+
+def strong_of_a_note():
+    s, end = sound()
+    s.patch(1, "n1", 700, region="us")
+    s.read(710, {1: "b1"}, level="strong")
+    return s, s.rows(both=end, notes={1: "n1"})
+
+
+def bounded():
+    s, end = sound()
+    s.write(6, "c6", 700, region="us")
+    s.read(1200, {}, ids=[6], level="bounded", bound_ms=1000)
+    assert s.found(s.rows(both=end | {6: "c6"})) == set()
+    s.read(1800, {}, ids=[6], level="bounded", bound_ms=1000)
+    return s, s.rows(both=end | {6: "c6"})
+
+
+def visible_in_all_regions():
+    s, end = sound()
+    s.write(6, "c6", 700, level="all")
+    s.read(710, {}, ids=[6], region="us")
+    return s, s.rows(both=end | {6: "c6"})
+
+
 def visible():
     s, end = sound()
     s.write(6, "c6", 700, level="visible")
@@ -298,9 +407,11 @@ WRONG = [lost_absent, lost_older_wins, lost_of_many, lost_by_a_shown_version, lo
          resurrected_in_one_region, doubled_in_the_list, doubled_in_the_count, doubled_in_an_answer, invented_value, invented_place,
          invented_in_an_answer, ghost, torn, unequal_rows, unequal_payloads, unequal_vectors, hole, session_older_value, session_nothing,
          session_deleted_is_shown, session_of_an_earlier_write_in_the_same_partition, visible, causal, position_twice, position_same_version,
-         version, clock, future, refused]
+         version, clock, future, refused, key_older_wins, key_lost, key_missing, key_resurrected, key_of_nobody, key_of_a_refused_patch,
+         lost_to_a_delete_by_filter_that_did_not_see_it, resurrected_after_a_delete_by_filter, lost_although_the_filter_found_nothing,
+         session_older_note, strong, strong_of_a_note, bounded, visible_in_all_regions]
 # What else is then wrong, and rightly said to be.
-ALSO = {"resurrected_in_one_region": {"unequal"}, "ghost": {"refused"}, "unequal_vectors": {"torn"},
+ALSO = {"key_of_a_refused_patch": {"refused"}, "resurrected_in_one_region": {"unequal"}, "ghost": {"refused"}, "unequal_vectors": {"torn"},
         "session_deleted_is_shown": set(), "position_same_version": set()}
 
 

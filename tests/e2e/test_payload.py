@@ -167,25 +167,17 @@ def test_what_is_not_understood_is_refused_and_nothing_done(world, eu, name):
     assert payloads(eu, name) == {1: {"a": 1}}
 
 
-@pytest.mark.parametrize("first", ["delete", "update"])
-def test_an_update_that_was_not_seen_survives(world, eu, us, name, first):
-    """us deletes by filter what eu is just changing. Whichever of the two arrives first, everywhere the update stays."""
+def test_an_update_that_was_not_seen_survives(world, eu, us, name):
+    """us deletes by filter what eu has just changed. In eu the delete comes last, in us the update: the update stays in both."""
     upsert(eu, name, {1: {"a": 1}, 2: {"a": 1}})
-    becomes(us, name, {1: {"a": 1}, 2: {"a": 1}})
-    if first == "delete":  # us sees the update only after it has deleted
-        world["us"].mirror.stop()
-        upsert(eu, name, {1: {"a": 1, "changed": True}})
-        us.delete(name, points_selector=models.FilterSelector(filter=where("a", 1)))
-        assert payloads(us, name) == {}
-        becomes(eu, name, {1: {"a": 1, "changed": True}})  # the delete has crossed: of 2, and not of 1
-        world["us"].mirror.start()
-    else:  # eu sees the delete only after it has changed the point; us has not seen the change when it deletes
-        world["us"].mirror.stop()
-        world["eu"].mirror.stop()
-        us.delete(name, points_selector=models.FilterSelector(filter=where("a", 1)))
-        upsert(eu, name, {1: {"a": 1, "changed": True}})
-        world["us"].mirror.start()
-        wait_until(lambda: payloads(us, name) == {1: {"a": 1, "changed": True}}, 30, "us has the update")
-        world["eu"].mirror.start()
+    us.set_payload(name, {"patched": True}, points=[1, 2])  # newer than the upsert that the delete is about to end
     for client in (eu, us):
-        becomes(client, name, {1: {"a": 1, "changed": True}})
+        becomes(client, name, {1: {"a": 1, "patched": True}, 2: {"a": 1, "patched": True}})
+    world["us"].mirror.stop()
+    upsert(eu, name, {1: {"a": 1, "changed": True}})
+    us.delete(name, points_selector=models.FilterSelector(filter=where("a", 1)))
+    assert payloads(us, name) == {}
+    becomes(eu, name, {1: {"a": 1, "changed": True}})  # the delete has crossed: it ended 2, and not 1
+    world["us"].mirror.start()
+    becomes(us, name, {1: {"a": 1, "changed": True}})
+    assert payloads(eu, name) == {1: {"a": 1, "changed": True}}
