@@ -271,7 +271,8 @@ def test_collections_come_and_go(us, eu, name):
     (lambda c, n: c.upsert(n, [models.PointStruct(id=1, vector=[0.1] * 3)]), 400, "32"),
     (lambda c, n: c.upsert(n, [models.PointStruct(id=1, vector=[0.0] * DIM)]), 400, "zero"),
     (lambda c, n: c.upsert(n, [models.PointStruct(id=1, vector=[0.1] * DIM)], ordering=models.WriteOrdering.STRONG), 400, "ordering"),
-    (lambda c, n: c.set_payload(n, payload={"a": 1}, points=[1]), 400, "payload"),
+    (lambda c, n: c.set_payload(n, payload={"a": 1}, points=[1], key="b"), 400, r'\"key\" is not supported'),
+    (lambda c, n: c.update_vectors(n, [models.PointVectors(id=1, vector=[0.1] * DIM)]), 400, "not supported"),
     (lambda c, n: c.update_collection(n, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1)), 400, "not supported"),
     (lambda c, n: c.create_snapshot(n), 400, "not supported"),
 ])
