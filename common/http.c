@@ -36,6 +36,8 @@ static void serve_check(struct ap_http_request *req, bool (*check)(void *, char 
 {
     char why[400] = "";
     if (!check || check(req->server->options.user, why, sizeof why - 1)) {
+        if (*why)
+            good = strcat(why, "\n");
         ap_http_reply(req, 200, "text/plain", good, strlen(good));
         return;
     }

@@ -72,7 +72,7 @@ struct ap_http_options {
     const struct ap_http_route *routes; /* borrowed; matched before the built-in ones */
     struct ap_metrics *metrics;  /* borrowed; /metrics is served from it */
     void *user;
-    /* /readyz: return true when ready, else write why into the buffer. /healthz and /livez: 200 while the process runs,
+    /* /readyz: return true when ready, else write why into the buffer; words written there when ready are answered, too. /healthz and /livez: 200 while the process runs,
      * unless healthy (may be NULL) says otherwise (then 503 on /healthz alone). */
     bool (*ready)(void *user, char *why, size_t why_len);
     bool (*healthy)(void *user, char *why, size_t why_len);

@@ -76,6 +76,7 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
         {"unregistered", "antipode_consumer_unregistered_total"}, {"waiting_for_schema", "antipode_consumer_waiting_schema"},
         {"applied", "antipode_consumer_applied_total"}, {"store_bytes", "antipode_store_used_bytes"},
         {"store_file_bytes", "antipode_store_file_bytes"}, {"store_rows", "antipode_store_rows"},
+        {"spooled", "antipode_producer_spool_writes"},
     };
     json_t *out = json_object(), *daemons = json_array(), *lag = json_object();
     const char *state = "ready";
@@ -104,7 +105,7 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
 /* All are ready, nothing is missing and nothing waits for a person. */
 static bool is_well(const json_t *region)
 {
-    static const char *const troubles[] = {"holes", "waiting_for_schema"};
+    static const char *const troubles[] = {"holes", "waiting_for_schema", "spooled"};
     if (strcmp(json_string_value(json_object_get(region, "state")), "ready"))
         return false;
     for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++)

@@ -93,6 +93,7 @@ static void print_region(const json_t *region, FILE *out)
     snprintf(points, sizeof points, value_of(region, "points") < 0 ? "-" : "%.0f", value_of(region, "points"));
     fprintf(out, "  holds     %s points; store %s, index %s\n", points, store, index);
     print_count(region, "holes", "records are MISSING (holes): antipode_consumer_hole says which", out);
+    print_count(region, "spooled", "accepted writes lie in a producer's SPOOL: Kafka is away, or just back", out);
     print_count(region, "waiting_for_schema", "partitions WAIT for a schema nobody has published", out);
     print_count(region, "dead_letters", "dead letters since the start of the consumer: antipode cat -t dlq-mutations", out);
     print_count(region, "unregistered", "records of streams that nobody registered", out);

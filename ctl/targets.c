@@ -232,8 +232,9 @@ static void take_answer(struct request *r)
     } else if (!r->metrics) {
         t->up = true;
         t->ready = status == 200;
-        if (!t->ready)
-            keep_reason(t, &r->body);
+        keep_reason(t, &r->body); /* one that is ready may have words, too */
+        if (t->ready && strcmp(t->why, "all shards are ready") == 0)
+            *t->why = '\0';
     } else if (status == 200) {
         ap_page_read(&t->page, (char *)r->body.data);
         r->body = (struct ap_buf){0};

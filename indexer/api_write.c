@@ -81,7 +81,8 @@ static void answer_write(struct ap_http_request *req, struct ap_forward_reply *r
     const char *token = ap_write_reply_header(reply, AP_TOKEN_HEADER);
     if (wait && reply->status >= 200 && reply->status < 300) {
         struct ap_err err;
-        int rc = token ? ap_write_wait_visible(ap_http_user(req), token, deadline_ns, &err) : 0; /* no token: nothing was written */
+        /* No token: nothing was written; but 202: it is on the producer's disk while Kafka is away. */
+        int rc = reply->status == 202 ? AP_ETIMEOUT : token ? ap_write_wait_visible(ap_http_user(req), token, deadline_ns, &err) : 0;
         /* Also when waiting was no use (shutting down): the write is durable, its visibility is not known. */
         set_status(reply, rc ? "wait_timeout" : "completed");
     }

@@ -34,11 +34,18 @@ void ap_inflight_fini(struct ap_inflight *f)
     pthread_cond_destroy(&f->room);
 }
 
+int ap_inflight_check(const struct ap_inflight *f, size_t records, size_t bytes, struct ap_err *err)
+{
+    if (records <= f->max_records && bytes <= f->max_bytes)
+        return 0;
+    return ap_err_set(err, AP_ETOOBIG, AP_POISON, "%zu records of %zu bytes at once are more than the queue holds (queue_records %zu, queue_bytes %zu): send fewer points a request",
+                      records, bytes, f->max_records, f->max_bytes);
+}
+
 int ap_inflight_reserve(struct ap_inflight *f, size_t records, size_t bytes, int64_t deadline_ns, struct ap_err *err)
 {
-    if (records > f->max_records || bytes > f->max_bytes)
-        return ap_err_set(err, AP_ETOOBIG, AP_POISON, "%zu records of %zu bytes at once are more than the queue holds (queue_records %zu, queue_bytes %zu): send fewer points a request",
-                          records, bytes, f->max_records, f->max_bytes);
+    if (ap_inflight_check(f, records, bytes, err) != 0)
+        return AP_ETOOBIG;
     bool fits, late = deadline_ns == 0;
     pthread_mutex_lock(&f->lock);
     while (!(fits = records <= f->max_records - f->records && bytes <= f->max_bytes - f->bytes) && !late)

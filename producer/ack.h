@@ -23,6 +23,7 @@ void ap_inflight_fini(struct ap_inflight *f);
 /* Take room for records of bytes in all. deadline_ns (monotonic): wait for it until then; 0: do not wait.
  * AP_EBUSY (RETRY): full. AP_ETOOBIG: more than the bound, will never fit. */
 int ap_inflight_reserve(struct ap_inflight *f, size_t records, size_t bytes, int64_t deadline_ns, struct ap_err *err);
+int ap_inflight_check(const struct ap_inflight *f, size_t records, size_t bytes, struct ap_err *err); /* AP_ETOOBIG alone */
 void ap_inflight_release(struct ap_inflight *f, size_t records, size_t bytes);
 void ap_inflight_now(struct ap_inflight *f, size_t *records, size_t *bytes);
 

@@ -28,14 +28,15 @@ static struct ap_target *begin(struct ap_http_request *req, struct ap_producer *
 /* Publish, wait, answer: once, or with a list of so many answers (of a batch: all of it was one write). */
 #define ONCE SIZE_MAX
 static void finish(struct ap_http_request *req, struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n,
-                   const struct ap_write_options *o, size_t answers)
+                   struct ap_write_options *o, size_t answers)
 {
     struct ap_err err = {0};
     struct ap_token token = {0};
     if (ap_write_records(p, topic, records, n, o, &token, &err) != 0) {
         ap_write_reply_err(req, p, &err);
     } else {
-        ap_observe(p->insert_latency, since(ap_http_start_ns(req)));
+        if (!o->spooled)
+            ap_observe(p->insert_latency, since(ap_http_start_ns(req)));
         enum ap_write_status status = ap_write_show(p, &token, o);
         if (answers == ONCE)
             ap_write_reply(req, p, status, &token, o, NULL);

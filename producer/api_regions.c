@@ -91,6 +91,7 @@ void ap_producer_region(struct ap_http_request *req)
             json_array_append_new(marks, mark);
     }
     ap_inflight_now(&p->lanes.inflight, &records, &bytes);
+    records += ap_spool_writes(&p->spool); /* accepted, and not in Kafka either */
     json_object_set_new(out, "queue_records", json_integer((json_int_t)records));
     json_object_set_new(out, "regions", regions);
     json_object_set_new(out, "watermarks", marks);

@@ -3,7 +3,7 @@
  *
  * Whatever any producer of this region was acknowledged before the request came stands before the barrier in its
  * partition; so a region that shows the barrier shows all of that. A read-only region takes barriers: they change nothing.
- * Fails where heartbeats would: starting, a successor, a clock ahead, Kafka away. */
+ * Fails where heartbeats would: starting, a successor, a clock ahead, Kafka away; and while the spool is in use. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +31,8 @@ void ap_producer_barrier(struct ap_http_request *req)
     int rc = ap_write_barrier_options_read(req, p, &o, &err);
     if (rc == 0 && !ap_producer_is_ready(p, why, sizeof why))
         rc = ap_err_set(&err, AP_ENOTREADY, AP_RETRY, "%s", why);
+    if (rc == 0 && ap_spool_is_active(&p->spool)) /* these writes are answered, and not in front of any barrier yet */
+        rc = ap_err_set(&err, AP_ENOTREADY, AP_RETRY, "writes that this producer has accepted are not in Kafka yet (spool): a strong or bounded read would miss them");
     if (rc == 0) {
         struct ap_ack *ack = ap_ack_new(false);
         rc = publish(p, ack, &token, &err);

@@ -186,6 +186,8 @@ static int begin_part(struct ap_bulk *b, struct part *part, struct ap_err *err)
     int rc = ap_producer_may_write(b->p, err);
     if (rc)
         return rc;
+    if (ap_spool_is_active(&b->p->spool))
+        return ap_err_set(err, AP_ENOTREADY, AP_RETRY, "Kafka is away, or spooled writes are still being published: bulk uploads are not spooled, send the rest again later");
     part->target = ap_targets_get(&b->p->targets, b->collection, err);
     if (!part->target)
         return err->code;

@@ -203,6 +203,8 @@ static int publish_one(struct stamp *s, struct ap_lane *lane, int32_t partition,
     };
     if (r->version)
         m.version = *r->version;
+    else if (r->stamped)
+        *r->stamped = hlc; /* before it is sent: whatever becomes of it, it is sent with this one or never */
     size_t len = ap_mutation_encode_to(&m, s->scratch);
     int rc = ap_lanes_send(l, s->topic->rkt, partition, r->key.b, sizeof r->key.b, s->scratch, len, &s->ack->delivery, err);
     if (rc)
@@ -258,7 +260,7 @@ static int publish_lane(struct stamp *s, int32_t partition, const struct ap_reco
     uint64_t hlc = 0;
     size_t done = 0;
     pthread_mutex_lock(&lane->lock);
-    if (atomic_load(&s->l->closed)) /* under the lock: a barrier that comes after stands behind all that was stamped */
+    if (atomic_load(&s->l->closed) && !records[indices[0]].accepted) /* under the lock: a barrier that comes after stands behind all that was stamped */
         rc = ap_err_set(err, AP_ECONFLICT, AP_RETRY, "region %s takes no writes any more since this one began: write in another region", s->l->region.name);
     while (rc == 0 && done < n) {
         uint32_t run = n - done < 65536 ? (uint32_t)(n - done) : 65536;
@@ -320,6 +322,13 @@ static int check_sizes(const struct ap_lanes *l, const struct ap_record *records
         *bytes += ap_record_bytes(r);
     }
     return 0;
+}
+
+int ap_lanes_check(const struct ap_lanes *l, const struct ap_record *records, size_t n, struct ap_err *err)
+{
+    size_t count, bytes, largest;
+    int rc = check_sizes(l, records, n, &count, &bytes, &largest, err);
+    return rc ? rc : ap_inflight_check(&l->inflight, count, bytes, err);
 }
 
 static void count_published(const struct stamp *s)

@@ -34,7 +34,7 @@ struct ap_lanes {
     uint64_t lineage;           /* goes into tokens, so that they outlive the incarnation; set before the first publish */
     struct ap_inflight inflight;
     size_t max_record_bytes;
-    _Atomic bool closed;        /* the region takes no writes: once set, no record of a point is stamped; heartbeats and barriers are */
+    _Atomic bool closed;        /* the region takes no writes: once set, no record of a point is stamped but those that are accepted already; heartbeats and barriers are */
     _Atomic bool broken;        /* a record failed: stamp no more */
     _Atomic int broken_why;     /* rd_kafka_resp_err_t */
     _Atomic int64_t oldest_ms;  /* monotonic; when the wait for Kafka's next report began, 0 when nothing is in flight */
@@ -53,6 +53,8 @@ struct ap_record {
     const char *payload; size_t payload_len;
     const float *raw; size_t raw_len; /* bytes; NULL: no raw vector */
     const struct ap_version *version; /* NULL: stamped when published, as every new change. Else one made before, published again */
+    bool accepted;     /* answered before the region was closed to writes: published even so */
+    uint64_t *stamped; /* NULL, or where the hlc goes that it is given when published */
 };
 
 /* rk is the producer, its reports going to ap_lanes_report with this struct as opaque: so init comes in two steps.
@@ -73,6 +75,8 @@ struct ap_topic *ap_lanes_topic(struct ap_lanes *l, const char *name); /* NULL: 
 
 /* Bytes that r takes in the queue at most, key included. */
 size_t ap_record_bytes(const struct ap_record *r);
+/* Could they ever be published? AP_ETOOBIG: one is over max_record_bytes, or together they are more than the queue holds. */
+int ap_lanes_check(const struct ap_lanes *l, const struct ap_record *records, size_t n, struct ap_err *err);
 /* Publish n records, in the order given within a partition, into ack (not sealed here). room_until_ns: as
  * ap_inflight_reserve. On success adds one entry for each partition touched to token, which names region and stream, and
  * raises its hlc. On failure some may be published: *published says how many (0: nothing was). Any thread. */

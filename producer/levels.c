@@ -48,7 +48,7 @@ void ap_write_missing(struct ap_watch *w, const struct ap_token *token, bool onl
     size_t n = only_own ? 1 : w->config->other_count + 1;
     ap_buf_reserve(out, 1);
     for (size_t i = 0; i < n; i++)
-        if (!ap_watch_is_retired(w, i) && !ap_watch_covers(w, i, token)) {
+        if (!ap_watch_is_retired(w, i) && (!token || !ap_watch_covers(w, i, token))) {
             ap_buf_printf(out, "%s%s", between, i == 0 ? w->config->region.name : w->config->others[i - 1].name);
             between = ",";
         }

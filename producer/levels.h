@@ -16,7 +16,8 @@ const char *ap_write_level_name(enum ap_write_level level);
 int ap_write_level_parse(const char *level, const char *wait, size_t others, enum ap_write_level *out, struct ap_err *err);
 /* Of so many live regions, own one included, how many must show the write. 0: the own one must, and no other. */
 size_t ap_write_level_need(enum ap_write_level level, size_t regions);
-/* Names of the regions whose watermark does not cover token now, separated by commas, NUL-terminated; only: the own one. */
+/* Names of the regions whose watermark does not cover token now (NULL: no positions were given yet, so none does), separated by commas,
+ * NUL-terminated; only: the own one. */
 void ap_write_missing(struct ap_watch *w, const struct ap_token *token, bool only_own, struct ap_buf *out);
 
 #endif

@@ -19,6 +19,8 @@ struct ap_producer_config {
     int64_t clock_offset_ms, clock_max_drift_ms;
     int64_t bulk_batch_rows, encode_threads;
     int64_t train_rows, train_wait_ms, train_threads;
+    char *spool_dir;
+    int64_t spool_max_bytes, spool_after_ms;
     char *qdrant_version, *log_level, *log_file;
 
     struct ap_config_extra extra;

@@ -27,6 +27,7 @@ static void collect(struct ap_metrics_out *out, void *arg)
     ap_metrics_emit(out, "antipode_producer_queue_bytes", NULL, "gauge", "Bytes of such records.", (double)bytes);
     ap_metrics_emit(out, "antipode_producer_clock_ahead_seconds", NULL, "gauge", "How far the clock is ahead of what the region's watermarks say; 0 when there are none.",
                     (double)ap_drift_ahead_ms(&p->drift) / 1000);
+    ap_spool_collect(&p->spool, out);
     int state = atomic_load(&p->state);
     ap_metrics_emit(out, "antipode_producer_ready", NULL, "gauge", "1 when writes are accepted.", state == AP_PRODUCER_READY);
     if (state != AP_PRODUCER_READY)
@@ -104,6 +105,7 @@ int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *con
     ap_drift_init(&p->drift, &p->clock, config->clock_max_drift_ms, metrics);
     ap_lanes_init(&p->lanes, &p->clock, &config->region, p->incarnation, (size_t)config->queue_records, (size_t)config->queue_bytes,
                   (size_t)config->max_record_bytes, metrics);
+    ap_spool_init(&p->spool, config, &p->lanes, metrics);
     ap_control_log_init(&p->control, config, p->schemas, &p->drift, &p->lanes, metrics);
     ap_watch_init(&p->watch, config, p->schemas, &p->drift, metrics);
     ap_targets_init(&p->targets, &p->control, &p->lanes, config);
@@ -123,6 +125,11 @@ static void *poll_reports(void *arg)
     return NULL;
 }
 
+static int spool_may_stamp(void *arg, struct ap_err *err)
+{
+    return ap_producer_may_stamp(arg, err);
+}
+
 static int start_threads(struct ap_producer *p, struct ap_err *err)
 {
     int rc = ap_pool_start(&p->pool, (size_t)p->config->encode_threads, err);
@@ -137,15 +144,18 @@ static int start_threads(struct ap_producer *p, struct ap_err *err)
     if (pthread_create(&p->heart, NULL, ap_heart_run, p) != 0)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for heartbeats");
     p->beating = true;
-    return 0;
+    return ap_spool_start(&p->spool, spool_may_stamp, p, err);
 }
 
 int ap_producer_open(struct ap_producer *p, struct ap_err *err)
 {
+    int rc = ap_spool_open(&p->spool, &p->clock, err);
+    if (rc)
+        return rc;
     p->rk = ap_kafka_producer(&p->kafka, "antipode-producer", ap_lanes_report, &p->lanes, err);
     if (!p->rk)
         return err ? err->code : AP_EKAFKA;
-    int rc = ap_lanes_open(&p->lanes, p->rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
+    rc = ap_lanes_open(&p->lanes, p->rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
     if (rc)
         return rc;
     if (pthread_create(&p->poller, NULL, poll_reports, p) != 0)
@@ -178,6 +188,7 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
 {
     ap_producer_stop(p);
     ap_trainer_stop(&p->trainer);
+    ap_spool_stop(&p->spool);
     atomic_store(&p->stop, true);
     if (p->beating)
         pthread_join(p->heart, NULL);
@@ -194,6 +205,7 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
         rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     for (int i = 0; i < 20 && p->rk && atomic_load(&p->lanes.unreported); i++)
         ap_lanes_poll(&p->lanes, 50);
+    ap_spool_close(&p->spool);
     ap_targets_fini(&p->targets);
     ap_control_log_close(&p->control);
     ap_lanes_close(&p->lanes);
@@ -268,7 +280,10 @@ bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
         snprintf(why, len, "%s", err.msg);
         return false;
     }
+    /* With a spool writes are taken all the same, unless it is full: then they say so. */
     int64_t away = away_ms(p);
+    if (ap_spool_state(&p->spool, why, len) != AP_SPOOL_OFF)
+        return true;
     if (away)
         snprintf(why, len, "Kafka has acknowledged nothing for %.1f s", (double)away / 1000);
     return away == 0;

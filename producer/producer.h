@@ -12,6 +12,7 @@
 #include "producer/levels.h"
 #include "producer/options.h"
 #include "producer/pool.h"
+#include "producer/spool.h"
 #include "producer/targets.h"
 #include "producer/trainer.h"
 #include "producer/watch.h"
@@ -32,6 +33,7 @@ struct ap_producer {
     struct ap_targets targets;
     struct ap_trainer trainer;
     struct ap_pool pool;
+    struct ap_spool spool;
     uint64_t incarnation, predecessor, lineage;
     bool rejoins; /* the region was retired and comes back with us */
     _Atomic int state;
@@ -58,6 +60,7 @@ void ap_producer_stop(struct ap_producer *p);
 /* Flush what is queued for at most timeout_ms, then end all threads and connections. Nobody may be writing. */
 void ap_producer_close(struct ap_producer *p, int timeout_ms);
 
+/* why: also when it is ready, words about a spool in use, else "". */
 bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len);
 /* 0, or why nothing may be stamped now, heartbeats included: a successor has registered, the region is retired, the
  * clock is ahead. */

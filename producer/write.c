@@ -11,6 +11,7 @@
 #define LEVEL_HEADER "X-Antipode-Level"
 #define MISSING_HEADER "X-Antipode-Missing"
 #define TIMEOUT_MAX_S 3600
+#define SPOOL_LOOK_MS 50
 
 /* --- what was asked for --- */
 
@@ -122,18 +123,80 @@ int ap_write_barrier_options_read(const struct ap_http_request *req, struct ap_p
 
 /* --- doing it --- */
 
-int ap_write_records(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n,
-                     const struct ap_write_options *o, struct ap_token *token, struct ap_err *err)
+static int publish(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n, struct ap_ack *ack,
+                   struct ap_token *token, struct ap_err *err)
 {
     size_t published;
-    struct ap_ack *ack = ap_ack_new(true);
     int rc = ap_lanes_publish(&p->lanes, topic, records, n, 0, ack, token, &published, err);
     ap_ack_seal(ack);
     if (rc && published)
         ap_err_wrap(err, "%zu of %zu points may be published, sending all again with the same ids is safe", published, n);
+    return rc;
+}
+
+/* With a spool: what Kafka does not acknowledge goes to disk as soon as Kafka counts as away, with the versions that it was
+ * handed over with. librdkafka may still deliver its copy: the same change twice. */
+static int publish_or_spool(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n, uint64_t *hlcs,
+                            struct ap_ack *ack, struct ap_write_options *o, struct ap_token *token, struct ap_err *err)
+{
+    int rc = publish(p, topic, records, n, ack, token, err), kept = 0;
+    for (int64_t look = 0; rc == 0 && kept == 0 && look < o->deadline_ns;) {
+        look = ap_mono_ns() + SPOOL_LOOK_MS * 1000000;
+        rc = ap_ack_wait(ack, look < o->deadline_ns ? look : o->deadline_ns, err);
+        if (rc == 0)
+            return 0;
+        if (rc == AP_ETIMEOUT && ap_spool_away_ms(&p->spool))
+            kept = ap_spool_write(&p->spool, topic, records, n, hlcs, o->deadline_ns, err);
+        if (rc == AP_ETIMEOUT && look < o->deadline_ns)
+            rc = 0;
+    }
+    if (rc == AP_EBUSY && ap_spool_away_ms(&p->spool)) /* the queue filled up meanwhile */
+        kept = ap_spool_write(&p->spool, topic, records, n, hlcs, o->deadline_ns, err);
+    if (kept < 0)
+        ap_err_wrap(err, "Kafka has not acknowledged the write, it may still be published");
+    if (kept <= 0)
+        return kept ? kept : rc;
+    o->spooled = true;
+    return 0;
+}
+
+static int write_with_spool(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *given, size_t n, struct ap_ack *ack,
+                            struct ap_write_options *o, struct ap_token *token, struct ap_err *err)
+{
+    int rc = ap_lanes_check(&p->lanes, given, n, err);
     if (rc == 0)
+        rc = ap_spool_write(&p->spool, topic, given, n, NULL, o->deadline_ns, err);
+    if (rc) {
+        ap_ack_seal(ack);
+        o->spooled = rc > 0;
+        return rc > 0 ? 0 : rc;
+    }
+    struct ap_record *records = calloc(n + 1, sizeof *records);
+    uint64_t *hlcs = calloc(n + 1, sizeof *hlcs);
+    if (!records || !hlcs)
+        abort();
+    for (size_t i = 0; i < n; i++) {
+        records[i] = given[i];
+        records[i].stamped = &hlcs[i];
+    }
+    rc = publish_or_spool(p, topic, records, n, hlcs, ack, o, token, err);
+    free(records);
+    free(hlcs);
+    return rc;
+}
+
+int ap_write_records(struct ap_producer *p, struct ap_topic *topic, const struct ap_record *records, size_t n,
+                     struct ap_write_options *o, struct ap_token *token, struct ap_err *err)
+{
+    struct ap_ack *ack = ap_ack_new(true);
+    int rc;
+    if (ap_spool_is_on(&p->spool))
+        rc = write_with_spool(p, topic, records, n, ack, o, token, err);
+    else if ((rc = publish(p, topic, records, n, ack, token, err)) == 0)
         rc = ap_ack_wait(ack, o->deadline_ns, err);
-    if (rc == 0)
+    if (o->spooled)
+        ap_token_fini(token); /* what it would stand for is not known before it is published */
+    else if (rc == 0)
         ap_observe(p->ack_latency, (double)(ap_mono_ns() - ack->start_ns) * 1e-9);
     ap_ack_unref(&ack);
     return rc;
@@ -143,6 +206,10 @@ enum ap_write_status ap_write_show(struct ap_producer *p, const struct ap_token 
 {
     if (o->level == AP_LEVEL_LOCAL)
         return AP_WRITE_ACKNOWLEDGED;
+    if (o->spooled) { /* nobody can show it before Kafka is back */
+        ap_count(p->waits[o->level][1], 1);
+        return AP_WRITE_TIMEOUT;
+    }
     int64_t start = ap_mono_ns();
     int rc = token->count ? ap_watch_wait(&p->watch, token, ap_write_level_need(o->level, ap_watch_live(&p->watch)), o->deadline_ns, NULL) : 0;
     ap_observe(p->wait_latency[o->level], (double)(ap_mono_ns() - start) * 1e-9);
@@ -171,18 +238,33 @@ static json_t *print_token(struct ap_http_request *req, const struct ap_token *t
 }
 
 /* Who it is that does not show it: asked anew, so one that came in this instant is not accused. */
-static json_t *print_missing(struct ap_http_request *req, struct ap_producer *p, const struct ap_token *token, enum ap_write_level level)
+static json_t *print_missing(struct ap_http_request *req, struct ap_producer *p, const struct ap_token *token, const struct ap_write_options *o)
 {
     struct ap_buf text = {0};
-    ap_write_missing(&p->watch, token, level == AP_LEVEL_VISIBLE, &text);
+    ap_write_missing(&p->watch, o->spooled ? NULL : token, o->level == AP_LEVEL_VISIBLE, &text);
     ap_http_add_header(req, MISSING_HEADER, (char *)text.data);
     json_t *json = json_string((char *)text.data);
     ap_buf_free(&text);
     return json;
 }
 
+/* 202: accepted and kept, and nothing more is known; a client that only knows 200 does not take it for more. */
+static void reply_result(struct ap_http_request *req, const struct ap_write_options *o, json_t *result)
+{
+    if (!o->spooled) {
+        ap_http_reply_result(req, result);
+        return;
+    }
+    json_t *answer = json_pack("{s:o,s:s,s:f}", "result", result, "status", "ok", "time", (double)(ap_mono_ns() - ap_http_start_ns(req)) * 1e-9);
+    char *text = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
+    json_decref(answer);
+    if (!text)
+        abort();
+    ap_http_reply_take(req, 202, "application/json", text, strlen(text));
+}
+
 /* token and missing: borrowed. */
-static json_t *print_result(struct ap_producer *p, enum ap_write_status status, json_t *token, json_t *missing)
+static json_t *print_result(struct ap_producer *p, enum ap_write_status status, json_t *token, json_t *missing, const struct ap_write_options *o)
 {
     json_t *result = json_object();
     json_object_set_new(result, "operation_id", json_integer((json_int_t)atomic_fetch_add(&p->operations, 1) + 1));
@@ -190,32 +272,34 @@ static json_t *print_result(struct ap_producer *p, enum ap_write_status status, 
     json_object_set(result, "token", token);
     if (missing)
         json_object_set(result, "missing", missing);
+    if (o->spooled)
+        json_object_set_new(result, "spooled", json_true());
     return result;
 }
 
 void ap_write_reply(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
                     const struct ap_write_options *o, json_t *more)
 {
-    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o->level) : NULL;
-    json_t *result = print_result(p, status, printed, missing);
+    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o) : NULL;
+    json_t *result = print_result(p, status, printed, missing, o);
     if (more)
         json_object_update(result, more);
     json_decref(more);
     json_decref(missing);
     json_decref(printed);
-    ap_http_reply_result(req, result);
+    reply_result(req, o, result);
 }
 
 void ap_write_reply_list(struct ap_http_request *req, struct ap_producer *p, enum ap_write_status status, const struct ap_token *token,
                          const struct ap_write_options *o, size_t n)
 {
-    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o->level) : NULL;
+    json_t *printed = print_token(req, token), *missing = status == AP_WRITE_TIMEOUT ? print_missing(req, p, token, o) : NULL;
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, print_result(p, status, printed, missing));
+        json_array_append_new(list, print_result(p, status, printed, missing, o));
     json_decref(missing);
     json_decref(printed);
-    ap_http_reply_result(req, list);
+    reply_result(req, o, list);
 }
 
 void ap_write_reply_err(struct ap_http_request *req, struct ap_producer *p, const struct ap_err *err)
