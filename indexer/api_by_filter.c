@@ -32,7 +32,7 @@ struct run {
     struct ap_found *found;             /* page + 1 */
     struct ap_buf text;                 /* the producer's request */
     uint64_t done;                      /* points of pages that the producer acknowledged */
-    bool late;                          /* one of them was not shown in time */
+    bool late, spooled;                 /* one of them was not shown in time; is on the producer's disk only */
     struct ap_token token;              /* of the last page's stream */
     struct ap_buf tokens;               /* of streams before it, each with a comma behind it */
     struct ap_forward_reply reply;      /* the last one */
@@ -141,19 +141,26 @@ static int add_token(struct run *run, const char *text, struct ap_err *err)
     return 0;
 }
 
+/* 202: on the producer's disk, while Kafka is away. */
+static bool was_taken(const struct run *run)
+{
+    return run->reply.status == 200 || run->reply.status == 202;
+}
+
 /* A page that the producer took. */
 static int account(struct run *run, size_t count, struct ap_err *err)
 {
     const char *token = ap_write_reply_header(&run->reply, AP_TOKEN_HEADER);
     run->done += count;
-    run->late = run->late || ap_write_reply_header(&run->reply, "X-Antipode-Missing") != NULL;
+    run->late = run->late || ap_write_reply_header(&run->reply, "X-Antipode-Missing") != NULL || (run->reply.status == 202 && run->wait.here);
+    run->spooled = run->spooled || run->reply.status == 202;
     int rc = token ? add_token(run, token, err) : 0;
     if (rc == 0 && token && run->wait.here)
         run->late = ap_write_wait_visible(run->read.api, token, ap_mono_ns() + run->timeout_ns, NULL) != 0 || run->late;
     return rc;
 }
 
-/* Until no more match. AP_OK with reply.status 200, or the first page that failed: *err, or reply as the producer gave it. */
+/* Until no more match. AP_OK with a reply that was_taken, or the first page that failed: *err, or reply as the producer gave it. */
 static int run_pages(struct run *run, struct ap_err *err)
 {
     bool more = true;
@@ -169,7 +176,7 @@ static int run_pages(struct run *run, struct ap_err *err)
             more = true;
             continue;
         }
-        if (rc || run->reply.status != 200)
+        if (rc || !was_taken(run))
             break;
         if (more)
             from = run->found[count].id;
@@ -192,6 +199,18 @@ static json_t *give_token(struct run *run)
     return json_string((char *)run->tokens.data);
 }
 
+/* Some of the pages, or all, are on the producer's disk only. Takes result. */
+static void answer_spooled(struct run *run, json_t *result)
+{
+    json_object_set_new(result, "spooled", json_true());
+    json_t *body = json_pack("{s:o,s:s,s:f}", "result", result, "status", "ok", "time", (double)(ap_mono_ns() - ap_http_start_ns(run->req)) * 1e-9);
+    char *printed = json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (!printed)
+        abort();
+    ap_http_reply_take(run->req, 202, "application/json", printed, strlen(printed));
+    json_decref(body);
+}
+
 static void answer(struct run *run)
 {
     json_t *root = json_loadb(run->reply.body, run->reply.len, 0, NULL), *result = json_object();
@@ -204,7 +223,10 @@ static void answer(struct run *run)
     if (missing)
         ap_http_add_header(run->req, "X-Antipode-Missing", missing);
     json_decref(root);
-    ap_http_reply_result(run->req, result);
+    if (run->spooled)
+        answer_spooled(run, result);
+    else
+        ap_http_reply_result(run->req, result);
 }
 
 static const char *reason(const struct run *run, json_t *root, const struct ap_err *err)
@@ -277,7 +299,7 @@ static void serve_filtered(struct ap_http_request *req, json_t *body, bool delet
     int rc = run_init(&run, req, body, deletes, &err);
     if (rc == 0)
         rc = run_pages(&run, &err);
-    if (rc == 0 && run.reply.status == 200)
+    if (rc == 0 && was_taken(&run))
         answer(&run);
     else if (run.done)
         answer_cut_short(&run, rc ? &err : NULL);

@@ -163,12 +163,17 @@ def test_killed_while_it_drains_it_publishes_the_same_again(regions, eu):
 
 def test_levels_and_what_is_not_spooled(regions, eu):
     name = make(regions)
+    assert write(Api(eu.indexer.url), name, 50, 5, "?wait=true")[1]["status"] == "completed"
     api = take_away(eu, name)
     status, result = write(api, name, 1, 1, "?wait=true")
     assert (status, result["status"], result["missing"]) == (202, "wait_timeout", "eu") and api.headers["X-Antipode-Missing"] == "eu"
     assert write(api, name, 1, 1, "?level=all")[1]["missing"] == "eu,us"
     status, result = write(Api(eu.indexer.url), name, 2, 2, "?wait=true")  # passed on by the indexer, which knows no better
     assert (status, result["status"], result["spooled"]) == (202, "wait_timeout", True)
+    by_filter = {"filter": {"must": [{"has_id": [50]}]}}
+    status, text = Api(eu.indexer.url).request("POST", f"/collections/{name}/points/delete?wait=true", by_filter)
+    result = json.loads(text)["result"]
+    assert (status, result["status"], result["points"], result["spooled"]) == (202, "wait_timeout", 1, True)
     client = QdrantClient(url=eu.producer.url, check_compatibility=False)
     answer = client.upsert(name, [models.PointStruct(id=3, vector=[3, 1, 2, 3], payload={"n": 3})], wait=True)
     assert answer.status == models.UpdateStatus.WAIT_TIMEOUT
