@@ -1,6 +1,6 @@
 /* How long until a posted vector is searchable, at home and abroad.
  *
- *   bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate 1000] [--seconds 10] [--clients 4]
+ *   bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate 1000] [--seconds 10] [--clients 16]
  *
  * Clients post one point a request, at the given rate together, each at its own due time. For each region a watcher asks
  * the indexer for all points that are not seen yet, in one request, a millisecond after the last answer; a point's time runs from just before
@@ -139,7 +139,7 @@ static void print_region(const char *name, struct watcher *w)
 
 int main(int argc, char **argv)
 {
-    struct run r = { .rate = 1000, .clients = 4 };
+    struct run r = { .rate = 1000, .clients = 16 };
     const char *home = NULL, *abroad = NULL, *npy = NULL;
     double seconds = 10;
     for (int i = 1; i + 1 < argc; i += 2) {

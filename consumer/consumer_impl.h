@@ -29,6 +29,8 @@ struct ap_consumer {
     atomic_bool stop;
 
     uint64_t commits, crash_after; /* crash_after 0: never */
+    int64_t committed_ns;          /* when the last commit was done */
+    bool last_full;                /* ... and whether it was of a load, which needs no pacing */
     bool dirty;                    /* the cleaner may have something to do */
     uint64_t seen;                 /* as the indexer last said */
     int64_t publish_at_ms, second_at_ms;
