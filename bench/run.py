@@ -109,8 +109,8 @@ def train(eu, us, collection: str, data: dict[str, Path]) -> None:
 
 
 def latency(eu, us, data, seconds: int) -> dict:
-    """Kafka with MirrorMaker alone first, then Antipode on the same road, at one rate. A JVM that has just started takes a
-    minute of load to compile what it runs, at many times the later latency: both are warmed up with what they then do."""
+    """Kafka with MirrorMaker alone first, then Antipode on the same road, at one rate. JVMs that have just started take two
+    minutes of load to compile what they run, at many times the later latency: they are warmed up with what they then do."""
     create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
     wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
     create(eu, us, "latency", "home")
@@ -123,8 +123,8 @@ def latency(eu, us, data, seconds: int) -> dict:
         return tool("latency", "--producer", eu.producer.url, "--home", eu.indexer.url, "--abroad", us.indexer.url,
                     "--collection", "latency", "--npy", data["base"], "--rate", 1000, "--seconds", for_s)
 
-    say("  warming up, a minute")
-    alone(20), whole(40 if seconds > 10 else 10)
+    say("  warming up the JVMs")
+    alone(20), whole(120 if seconds > 10 else 10)
     return {"kafka_and_mirrormaker_alone": alone(seconds), **whole(seconds)}
 
 
