@@ -99,13 +99,26 @@ def settled(region, collection: str, n: int) -> bool:
     return info["points_count"] == n and info["status"] == "green"
 
 
+def codec_in_use(region, collection: str) -> None:
+    wait_until(lambda: any(n == "antipode_producer_codec_in_use" and labels.get("collection") == collection and v > 0
+                           for n, labels, v in Api(region.producer.url).metrics()), 180, f"the codec of {collection} is in use")
+
+
 def train(eu, us, collection: str, data: dict[str, Path]) -> None:
     """Loads the warm-up rows as points of their own, until the codec is in use, then deletes nothing: they stay."""
     post_npy(eu.producer.url, collection, data["warm"])
-    wait_until(lambda: any(n == "antipode_producer_codec_in_use" and labels.get("collection") == collection and v > 0
-                           for n, labels, v in Api(eu.producer.url).metrics()), 180, f"the codec of {collection} is in use")
+    codec_in_use(eu, collection)
     for region in (eu, us):
         wait_until(lambda: points(region, collection) == WARM_ROWS, 120, f"{region.name} has the warm-up rows")
+
+
+def alone(eu, us, rate: int, seconds: int) -> dict:
+    return tool("mirror", "--home", eu.bootstrap, "--abroad", us.bootstrap, "--origin", "eu", "--topic", "vec-bench", "--rate", rate, "--seconds", seconds)
+
+
+def whole(eu, us, collection: str, data, rate: int, seconds: int) -> dict:
+    return tool("latency", "--producer", eu.producer.url, "--home", eu.indexer.url, "--abroad", us.indexer.url,
+                "--collection", collection, "--npy", data["base"], "--rate", rate, "--seconds", seconds)
 
 
 def latency(eu, us, data, seconds: int) -> dict:
@@ -116,16 +129,9 @@ def latency(eu, us, data, seconds: int) -> dict:
     create(eu, us, "latency", "home")
     train(eu, us, "latency", data)
 
-    def alone(for_s: int) -> dict:
-        return tool("mirror", "--home", eu.bootstrap, "--abroad", us.bootstrap, "--origin", "eu", "--topic", "vec-bench", "--rate", 1000, "--seconds", for_s)
-
-    def whole(for_s: int) -> dict:
-        return tool("latency", "--producer", eu.producer.url, "--home", eu.indexer.url, "--abroad", us.indexer.url,
-                    "--collection", "latency", "--npy", data["base"], "--rate", 1000, "--seconds", for_s)
-
     say("  warming up the JVMs")
-    alone(20), whole(120 if seconds > 10 else 10)
-    return {"kafka_and_mirrormaker_alone": alone(seconds), **whole(seconds)}
+    alone(eu, us, 1000, 20), whole(eu, us, "latency", data, 1000, 120 if seconds > 10 else 10)
+    return {"kafka_and_mirrormaker_alone": alone(eu, us, 1000, seconds), **whole(eu, us, "latency", data, 1000, seconds)}
 
 
 def bulk(eu, us, data) -> dict:
@@ -145,6 +151,9 @@ def memory(region) -> dict:
 def query(eu, us, data, rows: int, count: int) -> dict:
     create(eu, us, "query", "home")
     base = np.load(data["base"], mmap_mode="r")
+    # Loaded twice: what came before the codec was trained travelled as float32, and abroad has to be searched by codes.
+    post_npy(eu.producer.url, "query", data["base"], "?first_id=0")
+    codec_in_use(eu, "query")
     post_npy(eu.producer.url, "query", data["base"], "?first_id=0")
     for region in (eu, us):
         wait_until(lambda: settled(region, "query", len(base)), 180, f"{region.name} has sealed what it was given")
@@ -173,11 +182,77 @@ def memory_run(folder: Path, data, jit: str) -> dict:
         return {r.name: memory(r) for r in world}
 
 
+def equal(eu, us, collection: str) -> bool:
+    done = subprocess.run([paths.binary("antipode"), "verify", eu.indexer.url, us.indexer.url, "--collection", collection], capture_output=True, text=True)
+    return done.returncode == 0
+
+
+def partition(world, data, seconds: int, rate: int = 1000) -> dict:
+    """Both regions write while nothing passes between them; then how long until verify finds no difference."""
+    eu, us = world
+    create(eu, us, "partition", "none", codec="PQ48")
+    train(eu, us, "partition", data)
+    world.delay.part()
+    writers = [subprocess.Popen([paths.binary("bench_latency"), "--producer", r.producer.url, "--collection", "partition", "--npy", data["base"],
+                                 "--rate", str(rate), "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True) for r in world]
+    had = [json.loads(w.communicate()[0])["rate_had"] for w in writers]
+    written = WARM_ROWS + 2 * rate * seconds
+    world.delay.heal()
+    start = time.monotonic()
+    wait_until(lambda: points(eu, "partition") == points(us, "partition") == written, 300, "both regions have all points")
+    counted = time.monotonic() - start
+    wait_until(lambda: equal(eu, us, "partition"), 300, "the regions are equal")
+    return {"seconds_apart": seconds, "writes_per_second_a_side": had, "points": written, "all_found_after_s": round(counted, 2),
+            "equal_after_s": round(time.monotonic() - start, 2)}
+
+
+def idle(world, seconds: int) -> dict:
+    """What regions that nobody asks anything cost: CPU of each daemon, bytes that cross."""
+    def cpu() -> dict[str, float]:
+        return {f"{r.name}-{d.process.name.split('-')[-1]}": d.metrics()["process_cpu_seconds_total"] for r in world for d in r.daemons}
+
+    def crossed() -> int:
+        return sum(line["bytes_in"] + line["bytes_out"] for line in world.delay.show().values())
+
+    wait_until(lambda: all(r.consumer.metric("antipode_holes") == 0 for r in world), 30, "nothing is missing")
+    time.sleep(15)  # heartbeats slow down after ten idle seconds
+    before, bytes_before, start = cpu(), crossed(), time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - start
+    return {"seconds": seconds, "cpu_percent": {k: round((v - before[k]) / took * 100, 2) for k, v in cpu().items()},
+            "bytes_per_second_a_region": round((crossed() - bytes_before) / took / len(list(world)))}
+
+
+def wan(folder: Path, data, quick: bool) -> dict:
+    """40 ms each way between the regions, through the delay line."""
+    wipe(folder / "wan")
+    seconds, rate = (5, 300) if quick else (20, 300)
+    with World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit="full") as world:
+        world.start()
+        eu, us = world
+        out = {"idle": idle(world, 10 if quick else 60)}
+        say(f"  idle: {out['idle']}")
+        world.delay.distance(40)
+        create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
+        wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
+        create(eu, us, "wan", "home")
+        train(eu, us, "wan", data)
+        alone(eu, us, rate, 10), whole(eu, us, "wan", data, rate, 10 if quick else 60)
+        out["latency"] = {"one_way_ms": 40, "kafka_and_mirrormaker_alone": alone(eu, us, rate, seconds), **whole(eu, us, "wan", data, rate, seconds)}
+        out["latency"]["quorum"] = tool("latency", "--producer", eu.producer.url, "--collection", "wan", "--npy", data["base"], "--rate", 50,
+                                        "--seconds", seconds, "--level", "quorum")["ack"]
+        say(f"  latency: {out['latency']}")
+        world.delay.distance(0)
+        out["partition"] = partition(world, data, 10 if quick else 60)
+        say(f"  partition: {out['partition']}")
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20,000 vectors instead of 60,000, shorter runs")
     parser.add_argument("--data", help="a 2-D .npy file with 384 columns")
-    parser.add_argument("--only", default="latency,bulk,query,memory", help="which figures, by name, separated by commas")
+    parser.add_argument("--only", default="latency,bulk,query,memory,wan", help="which figures, by name, separated by commas")
     args = parser.parse_args()
     rows = 20_000 if args.quick else 60_000
     folder = paths.STATE / "bench"
@@ -206,6 +281,11 @@ def main() -> None:
                 out["query"] = query(eu, us, data, rows, 500 if args.quick else 2000)
                 say(f"  {out['query']}")
                 out["query"]["should"] = "home: recall_at_10 >= 0.95 with p50 <= 2 ms"
+    if "wan" in wanted:
+        say("wan: idle regions, 40 ms between them, and a partition")
+        out["wan"] = wan(folder, data, args.quick)
+        out["wan"]["should"] = ("idle: under 1 % of a core a daemon, 5 kB/s a region; abroad at most 10 ms (p50) and 25 ms (p99) more than Kafka with "
+                                "MirrorMaker alone; quorum at most two such legs + 30 ms; equal within 10 s of healing")
     if "memory" in wanted:
         say("memory: a region that holds nothing else")
         out["memory"] = memory_run(folder, data, "c1")
