@@ -82,7 +82,7 @@ static int add_collection(struct verify *v, const char *name, struct ap_err *err
     return 0;
 }
 
-enum { COLLECTION = 256, SCRUB, REPAIR, ACCEPT_LOSS, PREFER, DRY_RUN, SETTLE, ALL, WATCH, METRICS, CONFIG, REGION, INDEXER, TIMEOUT, LIMIT, JSON };
+enum { COLLECTION = 256, SCRUB, REPAIR, ACCEPT_LOSS, PREFER, DRY_RUN, SETTLE, ALL, WATCH, METRICS, CONFIG, REGION, INDEXER, OTHER, TIMEOUT, LIMIT, JSON };
 
 static int take_option(struct verify *v, int option, struct ap_err *err)
 {
@@ -100,6 +100,7 @@ static int take_option(struct verify *v, int option, struct ap_err *err)
     case METRICS: v->metrics = optarg; break;
     case CONFIG: return ap_targets_config(&v->targets, optarg, err);
     case REGION: return ap_targets_region(&v->targets, optarg, err);
+    case OTHER: break; /* a daemon that other commands ask */
     case INDEXER: return ap_targets_url(&v->targets, AP_ROLE_INDEXER, optarg, err);
     case TIMEOUT: return number("--timeout", optarg, 1, &v->timeout_ms, err);
     case LIMIT:
@@ -140,7 +141,7 @@ static int parse(struct verify *v, int argc, char **argv, struct ap_err *err)
         {"collection", required_argument, NULL, COLLECTION}, {"scrub", no_argument, NULL, SCRUB}, {"repair", no_argument, NULL, REPAIR}, {"accept-loss", no_argument, NULL, ACCEPT_LOSS},
         {"prefer", required_argument, NULL, PREFER}, {"dry-run", no_argument, NULL, DRY_RUN}, {"settle", required_argument, NULL, SETTLE},
         {"all", no_argument, NULL, ALL}, {"watch", required_argument, NULL, WATCH}, {"metrics", required_argument, NULL, METRICS}, {"config", required_argument, NULL, CONFIG},
-        {"region", required_argument, NULL, REGION}, {"indexer", required_argument, NULL, INDEXER}, {"timeout", required_argument, NULL, TIMEOUT},
+        {"region", required_argument, NULL, REGION}, {"indexer", required_argument, NULL, INDEXER}, {"producer", required_argument, NULL, OTHER}, {"consumer", required_argument, NULL, OTHER}, {"timeout", required_argument, NULL, TIMEOUT},
         {"limit", required_argument, NULL, LIMIT}, {"json", no_argument, NULL, JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int rc = 0;
     *v = (struct verify){.options = {.settle_ms = 3000}, .timeout_ms = 30000, .limit = 1000};
