@@ -118,7 +118,9 @@ int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struc
         if (rc || (!sure && !accept))
             continue;
         *(sure ? proven : accepted) += records_of(hole);
-        json_array_append(parts[sure], hole);
+        json_t *loss = json_copy(hole);
+        json_object_del(loss, "lineage"); /* nothing the producer is told */
+        json_array_append_new(parts[sure], loss);
         if (json_array_size(parts[sure]) == AT_ONCE)
             rc = post(f, side, parts[sure], sure, err);
     }
