@@ -317,6 +317,23 @@ void ap_positions_hello(struct ap_positions *p, const struct ap_region *origin, 
         collapse(p, e); /* it may have waited for this hello */
 }
 
+void ap_positions_end(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic, int32_t partition, uint64_t end)
+{
+    end_predecessor(p, origin, stream, topic, partition, end);
+}
+
+uint64_t ap_positions_give_up(struct ap_positions *p, uint64_t stream, const char *topic, int32_t partition, uint64_t first, uint64_t last)
+{
+    struct ap_entry *e = ap_positions_find(p, false, stream, topic, partition);
+    uint64_t given = e ? ap_range_give_up(e, first, last) : 0;
+    if (given) {
+        touch(p, e);
+        if (e->ended)
+            collapse(p, e);
+    }
+    return given;
+}
+
 void ap_position_of(const struct ap_entry *e, struct ap_position *out)
 {
     memset(out, 0, sizeof *out);

@@ -31,6 +31,12 @@ enum ap_seen ap_positions_note(struct ap_positions *p, const struct ap_region *o
 void ap_positions_hello(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic,
                         int32_t partition, const struct ap_hello *hello);
 
+/* The stream ends at that number here, as somebody else than its successor's hello says: opens a hole for what has not come
+ * of it, else collapses it. */
+void ap_positions_end(struct ap_positions *p, const struct ap_region *origin, uint64_t stream, const char *topic, int32_t partition, uint64_t end);
+/* What is missing of these numbers is waited for no longer: it counts as applied. Returns how many that were. */
+uint64_t ap_positions_give_up(struct ap_positions *p, uint64_t stream, const char *topic, int32_t partition, uint64_t first, uint64_t last);
+
 /* All positions, live ones and floors (finished=true); malloc'ed array for the caller. */
 int ap_positions_list(const struct ap_positions *p, struct ap_position **out, size_t *count);
 /* Open holes of a position, in order; borrowed until the next note. */
@@ -46,5 +52,7 @@ int ap_positions_load_entry(struct ap_positions *p, const void *key, size_t key_
 /* Decode one persisted entry without a table (for readers of a snapshot). holes_missing may be NULL. */
 int ap_position_decode(const void *key, size_t key_len, const void *value, size_t value_len, struct ap_position *out,
                        uint64_t *missing, struct ap_err *err);
+/* The i-th hole of a value that ap_position_decode has read; false: it has no more. */
+bool ap_position_hole(const void *value, size_t value_len, size_t i, struct ap_hole *out);
 
 #endif

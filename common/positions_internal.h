@@ -61,6 +61,8 @@ void ap_position_of(const struct ap_entry *e, struct ap_position *out);
 /* positions_range.c */
 enum ap_seen ap_range_seen(const struct ap_entry *e, uint64_t seq);
 void ap_range_fill(struct ap_entry *e, uint64_t seq, uint64_t clock);    /* seq is LATE */
+void ap_range_fill_run(struct ap_entry *e, uint64_t from, uint64_t to, uint64_t clock); /* all of them lie in one hole */
+uint64_t ap_range_give_up(struct ap_entry *e, uint64_t first, uint64_t last); /* what of them is missing counts as there; how many */
 void ap_range_extend(struct ap_entry *e, uint64_t seq, uint64_t clock);  /* seq is NEW */
 void ap_range_raise_mark(struct ap_entry *e, uint64_t mark, uint64_t clock); /* all up to mark is complete, as another has counted it */
 void ap_range_extend_lost(struct ap_entry *e, uint64_t end);             /* a hole from the top to end */

@@ -60,28 +60,44 @@ enum ap_seen ap_range_seen(const struct ap_entry *e, uint64_t seq)
 
 void ap_range_fill(struct ap_entry *e, uint64_t seq, uint64_t clock)
 {
-    size_t i = hole_at(e, seq);
+    ap_range_fill_run(e, seq, seq, clock);
+}
+
+void ap_range_fill_run(struct ap_entry *e, uint64_t from, uint64_t to, uint64_t clock)
+{
+    size_t i = hole_at(e, from);
     struct ap_hole *hole = &e->holes[i];
-    if (hole->first == seq && hole->last == seq) {
+    if (hole->first == from && hole->last == to) {
         uint64_t behind = e->clocks[i];
         if (i == 0)
             e->mark = e->count > 1 ? e->holes[1].first - 1 : e->top;
         remove_holes(e, i, 1);
         ap_raise(clock_before(e, i), clock);
         ap_raise(clock_before(e, i), behind);
-    } else if (hole->first == seq) {
-        hole->first++;
+    } else if (hole->first == from) {
+        hole->first = to + 1;
         if (i == 0)
-            e->mark = seq;
+            e->mark = to;
         ap_raise(clock_before(e, i), clock);
-    } else if (hole->last == seq) {
-        hole->last--;
+    } else if (hole->last == to) {
+        hole->last = from - 1;
         ap_raise(&e->clocks[i], clock);
     } else {
         uint64_t first = hole->first;
-        hole->first = seq + 1;
-        ap_range_insert_hole(e, i, first, seq - 1, clock);
+        hole->first = to + 1;
+        ap_range_insert_hole(e, i, first, from - 1, clock);
     }
+}
+
+uint64_t ap_range_give_up(struct ap_entry *e, uint64_t first, uint64_t last)
+{
+    uint64_t given = 0;
+    for (size_t i = hole_at(e, first); i < e->count && e->holes[i].first <= last; i = hole_at(e, first)) {
+        uint64_t from = e->holes[i].first > first ? e->holes[i].first : first, to = e->holes[i].last < last ? e->holes[i].last : last;
+        ap_range_fill_run(e, from, to, 0);
+        given += to - from + 1;
+    }
+    return given;
 }
 
 void ap_range_extend(struct ap_entry *e, uint64_t seq, uint64_t clock)

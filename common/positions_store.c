@@ -134,3 +134,12 @@ int ap_position_decode(const void *key, size_t key_len, const void *value, size_
     }
     return 0;
 }
+
+bool ap_position_hole(const void *value, size_t value_len, size_t i, struct ap_hole *out)
+{
+    const uint8_t *at = (const uint8_t *)value + VALUE_HEAD + i * HOLE_BYTES;
+    if (value_len < VALUE_HEAD || i >= (value_len - VALUE_HEAD) / HOLE_BYTES)
+        return false;
+    *out = (struct ap_hole){ap_le64(at), ap_le64(at + 8)};
+    return true;
+}

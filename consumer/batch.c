@@ -178,28 +178,34 @@ static enum ap_stream_state stream_state(struct ap_batch *b, struct ap_part *par
     return (enum ap_stream_state)part->memo_state;
 }
 
-/* May this stream speak here? False: its record goes to the dead letters, for the reason in *why. */
-static bool stream_may_speak(struct ap_batch *b, struct ap_part *part, const struct ap_mutation *m, struct ap_err *why)
+/* Is the record one that a retired region wrote, or passed on, too late? It is never applied, and leaves no position. */
+static bool is_too_late(struct ap_batch *b, struct ap_part *part, const struct ap_mutation *m, struct ap_err *why)
+{
+    if (stream_state(b, part, m->stream) != AP_STREAM_RETIRED || m->seq <= ap_registry_end(b->registry, m->stream, part->source->topic, part->number))
+        return false;
+    ap_err_set(why, AP_ECONFLICT, AP_POISON, "region %s was retired before any other region had this record; it comes back under a new incarnation, by a rebuild",
+               part->source->origin.name);
+    return true;
+}
+
+/* Counts those whose stream should not be here, or is not known yet. */
+static void note_stream(struct ap_batch *b, struct ap_part *part, const struct ap_mutation *m)
 {
     size_t origin = part->source->origin_index;
     switch (stream_state(b, part, m->stream)) {
     case AP_STREAM_KNOWN:
-        return true;
+    case AP_STREAM_RETIRED:
+        return;
     case AP_STREAM_STRANGER:
         ap_registry_stranger(b->registry, m->stream, origin, &part->source->origin, b->mono_ms);
-        return true;
+        return;
     case AP_STREAM_FOREIGN:
         ap_tally(b->tallies, origin, AP_TALLY_UNREGISTERED);
         ap_log_limited(&foreign_limit, 10000, AP_LOG_ERROR,
                        "%s[%d]: stream %016llx is registered to another region than %s; applied, but look who writes there",
                        part->source->name, (int)part->number, (unsigned long long)m->stream, part->source->origin.name);
-        return true;
-    case AP_STREAM_RETIRED:
-        ap_err_set(why, AP_ECONFLICT, AP_POISON, "region %s was retired; it comes back under a new incarnation, by a rebuild",
-                   part->source->origin.name);
-        return false;
+        return;
     }
-    return true;
 }
 
 static void note_clock(struct ap_batch *b, struct ap_part *part, const struct ap_mutation *m)
@@ -273,6 +279,11 @@ static int apply_mutation(struct ap_batch *b, struct ap_part *part, const rd_kaf
         return set_aside_or_stop(b, part, msg, &why, err);
 
     const struct ap_source *source = part->source;
+    if (is_too_late(b, part, &m, &why)) {
+        ap_tally(b->tallies, source->origin_index, AP_TALLY_RETIRED);
+        bool counted = ap_positions_check(ap_writer_positions(b->writer), m.stream, source->topic, part->number, m.seq) == AP_SEEN_DUPLICATE;
+        return counted || m.op == AP_OP_HEARTBEAT ? 0 : set_aside(b, part, msg, &why, err);
+    }
     enum ap_seen seen = ap_positions_note(ap_writer_positions(b->writer), &source->origin, m.stream, source->topic, part->number, m.seq, m.clock);
     if (ap_unsafe(AP_UNSAFE_NO_POSITIONS))
         seen = forget_holes(b, part, &m);
@@ -283,8 +294,7 @@ static int apply_mutation(struct ap_batch *b, struct ap_part *part, const rd_kaf
     if (seen == AP_SEEN_LATE)
         ap_tally(b->tallies, source->origin_index, AP_TALLY_LATE);
     note_clock(b, part, &m);
-    if (!stream_may_speak(b, part, &m, &why))
-        return set_aside(b, part, msg, &why, err);
+    note_stream(b, part, &m);
     rc = m.op == AP_OP_HEARTBEAT ? apply_heartbeat(b, part, &m, &why) : apply_change(b, part, msg, &m, &why);
     return rc ? set_aside_or_stop(b, part, msg, &why, err) : 0;
 }

@@ -96,6 +96,8 @@ int ap_consumer_new(struct ap_consumer **out, const struct ap_consumer_settings 
     init_metrics(c, metrics);
     ap_status_phase(status, "the store is being read");
     int rc = open_store(c, err);
+    if (!rc && ap_writer_next_slot(c->writer) > 1)
+        c->built_under = ap_registry_region(c->registry, &settings->all_regions[0]);
     ap_status_phase(status, "Kafka has not answered yet");
     if (!rc)
         rc = open_kafka(c, extra, err);

@@ -89,12 +89,40 @@ static void trim_memory(struct ap_consumer *c)
     c->busy = false;
 }
 
+static bool knows_its_region(struct ap_consumer *c)
+{
+    const struct ap_source *control = ap_sources_find(&c->sources, AP_SOURCE_CONTROL, &c->settings->all_regions[0], AP_TOPIC_CONTROL);
+    bool read = control && control->assigned;
+    for (int32_t p = 0; read && p < control->count; p++)
+        read = control->parts[p].caught_up;
+    return read;
+}
+
+/* A region that comes back after it was retired begins with an empty store: the others have collected tombstones without it. */
+static int check_store(struct ap_consumer *c, struct ap_err *err)
+{
+    const struct ap_region *own = &c->settings->all_regions[0];
+    uint64_t now = ap_registry_region(c->registry, own);
+    if (!c->built_under && knows_its_region(c))
+        c->built_under = now;
+    if (!c->built_under || !now || now == c->built_under || !ap_registry_is_retired(c->registry, own, c->built_under))
+        return 0;
+    return ap_err_set(err, AP_ECONFLICT, AP_FATAL, "region %s is back under a new incarnation, and this store is of the one that was retired (%016llx): the others have "
+                      "collected tombstones without it. Move the store's folder away and start again: it is rebuilt (docs/operations.md)", own->name,
+                      (unsigned long long)c->built_under);
+}
+
 static int once_a_second(struct ap_consumer *c, struct ap_err *err)
 {
     uint64_t seen = c->seen;
     announce_offsets(c);
     trim_memory(c);
     ap_registry_strangers(c->registry, ap_mono_ms(), c->settings->control_wait_ms, report_stranger, c);
+    ap_registry_give_up(c->registry, ap_writer_positions(c->writer), c->settings, c->lost);
+    bool retired[AP_CONSUMER_REGIONS_MAX] = {false};
+    for (size_t i = 1; i < c->settings->region_count; i++)
+        retired[i] = ap_registry_region_is_retired(c->registry, &c->settings->all_regions[i]);
+    ap_status_given_up(c->status, c->lost, retired);
     ap_tallies_flush(&c->tallies);
     if (!ap_store_seen_read(c->store, &seen) && seen != c->seen) {
         c->seen = seen;
@@ -103,7 +131,7 @@ static int once_a_second(struct ap_consumer *c, struct ap_err *err)
     char why[256];
     if (rd_kafka_fatal_error(c->rk, why, sizeof why))
         return ap_err_set(err, AP_EKAFKA, AP_FATAL, "Kafka's client has failed for good: %s", why);
-    return 0;
+    return check_store(c, err);
 }
 
 int ap_consumer_chores(struct ap_consumer *c, struct ap_err *err)

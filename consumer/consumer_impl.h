@@ -31,6 +31,8 @@ struct ap_consumer {
     uint64_t commits, crash_after; /* crash_after 0: never */
     int64_t committed_ns;          /* when the last commit was done */
     bool last_full;                /* ... and whether it was of a load, which needs no pacing */
+    uint64_t lost[AP_CONSUMER_REGIONS_MAX]; /* records this region has given up, by origin */
+    uint64_t built_under;          /* the region's incarnation that this store is of; 0: not known yet */
     bool dirty;                    /* the cleaner may have something to do */
     uint64_t seen;                 /* as the indexer last said */
     int64_t publish_at_ms, second_at_ms;

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include "common/log.h"
+#include "common/retired.h"
 #include "consumer/settings.h"
 
 enum { COLLECTION_MEMO = 64, STRANGERS_MAX = 1024 };
@@ -25,7 +26,7 @@ struct stranger {
 struct ap_registry {
     struct ap_schemas *schemas;
     struct ap_catalog *catalog;
-    uint64_t epoch;
+    uint64_t epoch, given_up_epoch;
     bool learned;
     struct memo memo[COLLECTION_MEMO];
     struct stranger strangers[STRANGERS_MAX];
@@ -142,10 +143,66 @@ enum ap_stream_state ap_registry_stream(const struct ap_registry *r, uint64_t st
         return AP_STREAM_STRANGER;
     if (memcmp(&info->region, origin, sizeof *origin))
         return AP_STREAM_FOREIGN;
-    const struct ap_region_info *region = ap_catalog_region(r->catalog, origin);
-    if (region && region->state == AP_REGION_RETIRED && region->region_incarnation == info->region_incarnation)
+    if (ap_catalog_is_retired(r->catalog, origin, info->region_incarnation, NULL))
         return AP_STREAM_RETIRED;
     return AP_STREAM_KNOWN;
+}
+
+uint64_t ap_registry_end(const struct ap_registry *r, uint64_t stream, const char *topic, int32_t partition)
+{
+    return ap_catalog_stream_end(r->catalog, stream, topic, partition);
+}
+
+uint64_t ap_registry_region(const struct ap_registry *r, const struct ap_region *region)
+{
+    const struct ap_region_info *info = ap_catalog_region(r->catalog, region);
+    return info ? info->region_incarnation : 0;
+}
+
+bool ap_registry_region_is_retired(const struct ap_registry *r, const struct ap_region *region)
+{
+    return ap_catalog_region_is_retired(r->catalog, region);
+}
+
+bool ap_registry_is_retired(const struct ap_registry *r, const struct ap_region *region, uint64_t incarnation)
+{
+    return ap_catalog_is_retired(r->catalog, region, incarnation, NULL);
+}
+
+struct give_up { struct ap_positions *positions; const struct ap_consumer_settings *settings; uint64_t *lost; };
+
+static void end_stream(void *arg, const struct ap_position *cut)
+{
+    const struct give_up *g = arg;
+    if (cut->partition % g->settings->workers == g->settings->worker)
+        ap_positions_end(g->positions, &cut->region, cut->stream, cut->topic, cut->partition, cut->mark);
+}
+
+static void lose(void *arg, const struct ap_control_loss *loss)
+{
+    const struct give_up *g = arg;
+    if (loss->partition % g->settings->workers != g->settings->worker)
+        return;
+    uint64_t given = ap_positions_give_up(g->positions, loss->stream, loss->topic, loss->partition, loss->first, loss->last);
+    if (given)
+        ap_warn("%llu records of %s (stream %016llx, %s[%d], %llu to %llu) are waited for no longer: %s", (unsigned long long)given, loss->origin.name,
+                (unsigned long long)loss->stream, loss->topic, (int)loss->partition, (unsigned long long)loss->first, (unsigned long long)loss->last,
+                loss->proven ? "the regions were found equal without them" : "accepted as lost");
+    for (size_t i = 0; i < g->settings->region_count; i++)
+        if (!memcmp(&g->settings->all_regions[i], &loss->origin, sizeof loss->origin))
+            g->lost[i] += loss->last - loss->first + 1;
+}
+
+void ap_registry_give_up(struct ap_registry *r, struct ap_positions *positions, const struct ap_consumer_settings *settings, uint64_t lost[AP_CONSUMER_REGIONS_MAX])
+{
+    struct give_up g = {positions, settings, lost};
+    if (r->given_up_epoch == r->epoch && !ap_positions_totals(positions).holes)
+        return;
+    memset(lost, 0, AP_CONSUMER_REGIONS_MAX * sizeof *lost);
+    if (r->given_up_epoch != r->epoch)
+        ap_catalog_cuts(r->catalog, end_stream, &g);
+    ap_catalog_losses(r->catalog, &settings->all_regions[0], lose, &g);
+    r->given_up_epoch = r->epoch;
 }
 
 bool ap_registry_collection_dead(void *registry, uint64_t collection)

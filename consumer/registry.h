@@ -10,6 +10,7 @@
 #include "common/catalog.h"
 #include "common/schema.h"
 #include "common/store.h"
+#include "consumer/settings.h"
 
 struct ap_registry;
 
@@ -37,6 +38,15 @@ uint64_t ap_registry_epoch(const struct ap_registry *r);
 bool ap_registry_learned(struct ap_registry *r);
 
 enum ap_stream_state ap_registry_stream(const struct ap_registry *r, uint64_t stream, const struct ap_region *origin);
+/* The last number of a RETIRED stream that counts there; 0: none does. */
+uint64_t ap_registry_end(const struct ap_registry *r, uint64_t stream, const char *topic, int32_t partition);
+/* The incarnation of a region as it is known now; 0: not yet. */
+uint64_t ap_registry_region(const struct ap_registry *r, const struct ap_region *region);
+bool ap_registry_region_is_retired(const struct ap_registry *r, const struct ap_region *region);
+bool ap_registry_is_retired(const struct ap_registry *r, const struct ap_region *region, uint64_t incarnation);
+/* What the regions have given up, brought to the positions: streams of retired regions end at their cuts, and the region's own
+ * losses are waited for no longer. Cheap when there is nothing to do; lost[origin index]: records it has given up in all. */
+void ap_registry_give_up(struct ap_registry *r, struct ap_positions *positions, const struct ap_consumer_settings *settings, uint64_t lost[AP_CONSUMER_REGIONS_MAX]);
 /* True when the catalog says that the collection was deleted; an unknown one is not dead. For ap_writer_clean, too. */
 bool ap_registry_collection_dead(void *registry, uint64_t collection);
 /* The topic of the collection's mutations; NULL when the collection is unknown. Valid until the next apply. */

@@ -53,6 +53,8 @@ struct ap_status {
     struct hole_view holes[HOLES_SHOWN];
     size_t hole_count;
     uint64_t hole_records[AP_CONSUMER_REGIONS_MAX], hole_ranges[AP_CONSUMER_REGIONS_MAX];
+    uint64_t lost[AP_CONSUMER_REGIONS_MAX];
+    bool retired[AP_CONSUMER_REGIONS_MAX];
     struct ap_positions_totals totals;
     uint64_t next_slot;
 };
@@ -154,6 +156,14 @@ void ap_status_publish(struct ap_status *s, const struct ap_sources *sources, co
     pthread_mutex_unlock(&s->lock);
 }
 
+void ap_status_given_up(struct ap_status *s, const uint64_t lost[AP_CONSUMER_REGIONS_MAX], const bool retired[AP_CONSUMER_REGIONS_MAX])
+{
+    pthread_mutex_lock(&s->lock);
+    memcpy(s->retired, retired, sizeof s->retired);
+    memcpy(s->lost, lost, sizeof s->lost);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* ---- readiness ------------------------------------------------------------------------------------------------------- */
 
 static bool source_ready(const struct source_view *v, char *why, size_t cap)
@@ -194,7 +204,7 @@ bool ap_status_ready(void *status, char *why, size_t why_len)
         ready = false;
     }
     for (size_t i = 0; ready && i < s->source_count; i++)
-        ready = source_ready(&s->sources[i], why, why_len);
+        ready = s->retired[s->sources[i].origin] || source_ready(&s->sources[i], why, why_len);
     pthread_mutex_unlock(&s->lock);
     return ready;
 }
@@ -278,6 +288,7 @@ static void emit_holes(struct ap_status *s, struct ap_metrics_out *out)
         snprintf(labels, sizeof labels, "origin=\"%s\"", region_name(s, r));
         ap_metrics_emit(out, "antipode_consumer_hole_records", labels, "gauge", "Records that are missing below newer ones", (double)s->hole_records[r]);
         ap_metrics_emit(out, "antipode_consumer_hole_ranges", labels, "gauge", "Runs of missing records", (double)s->hole_ranges[r]);
+        ap_metrics_emit(out, "antipode_consumer_given_up_records", labels, "gauge", "Records that were missing and are waited for no longer, as somebody decided", (double)s->lost[r]);
     }
     for (size_t i = 0; i < s->hole_count; i++) {
         const struct hole_view *h = &s->holes[i];
@@ -309,7 +320,7 @@ static void collect(struct ap_metrics_out *out, void *arg)
     ap_metrics_emit(out, "antipode_daemon_info", labels, "gauge", "Always 1; the labels say who this is", 1);
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->source_count; i++) {
-        if (s->sources[i].kind == AP_SOURCE_MUTATIONS)
+        if (s->sources[i].kind == AP_SOURCE_MUTATIONS && !s->retired[s->sources[i].origin])
             emit_lag(s, out, &s->sources[i]);
         emit_offsets(s, out, &s->sources[i]);
     }

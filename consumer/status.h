@@ -24,6 +24,10 @@ void ap_status_attach(struct ap_status *status, rd_kafka_t *rk, struct ap_store 
 /* Apply thread: copy where everything stands. */
 void ap_status_publish(struct ap_status *status, const struct ap_sources *sources, const struct ap_positions *positions, uint64_t next_slot);
 
+/* Apply thread: how many records of each origin this region waits for no longer, and which origins are retired: those have no lag,
+ * and nobody waits for their topics. */
+void ap_status_given_up(struct ap_status *status, const uint64_t lost[AP_CONSUMER_REGIONS_MAX], const bool retired[AP_CONSUMER_REGIONS_MAX]);
+
 /* For /readyz: every topic is there, nothing is held, and all that was in Kafka when we began is in the store. */
 bool ap_status_ready(void *status, char *why, size_t why_len);
 

@@ -14,6 +14,7 @@ static const struct { const char *name, *help; } words[AP_TALLY_KINDS] = {
     [AP_TALLY_DELETED] = {"antipode_consumer_deleted_collection_total", "Mutations of deleted collections, not stored"},
     [AP_TALLY_UNREGISTERED] = {"antipode_consumer_unregistered_total", "Records of streams that are not registered to their origin"},
     [AP_TALLY_DRIFT] = {"antipode_consumer_clock_drift_total", "Records whose clock is more than clock.max_drift_ms ahead"},
+    [AP_TALLY_RETIRED] = {"antipode_consumer_retired_total", "Records of retired incarnations that came too late to count"},
     [AP_TALLY_RAW_MATCHED] = {"antipode_consumer_raw_matched_total", "Raw vectors stored with their rows"},
     [AP_TALLY_RAW_DROPPED] = {"antipode_consumer_raw_dropped_total", "Raw vectors whose row has moved on or never came"},
     [AP_TALLY_RAW_EXPIRED] = {"antipode_consumer_raw_expired_total", "Raw vectors dropped after raw.wait_ms without their mutation"},

@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "common/timeutil.h"
 #include "ctl/commands.h"
+#include "ctl/holes.h"
 #include "ctl/mend.h"
 #include "ctl/report_verify.h"
 #include "ctl/targets.h"
@@ -27,6 +28,8 @@ const char ap_help_verify[] =
     "  --collection C     this collection only; may be given many times\n"
     "  --scrub            do not trust the sums: read every row, check its checksum, and compare sums and index with the rows\n"
     "  --repair           publish the better row again, with its version; mend indexes and sums (with --scrub)\n"
+    "                     and then close holes: records that never came. Where the regions are equal and one of them has\n"
+    "                     had the records, nothing was lost; --accept-loss closes the others, too, for good\n"
     "  --prefer REGION    what to believe where neither versions nor the home region decide\n"
     "  --dry-run          with --repair: only say what it would do\n"
     "  --settle MS        how long to wait for writes under way (3000)\n"
@@ -47,7 +50,9 @@ struct verify {
     struct ap_side regions[REGIONS_MAX]; size_t region_count;
     char *collections[COLLECTIONS_MAX]; size_t collection_count;
     struct ap_compare_options options;
-    bool repair, dry_run, json;
+    bool repair, accept_loss, dry_run, json;
+    bool chosen; /* collections were named: equal says nothing about the others */
+    json_t *holes; /* what was done about holes */
     const char *metrics;
     int timeout_ms, watch_s;
     size_t limit;
@@ -77,7 +82,7 @@ static int add_collection(struct verify *v, const char *name, struct ap_err *err
     return 0;
 }
 
-enum { COLLECTION = 256, SCRUB, REPAIR, PREFER, DRY_RUN, SETTLE, ALL, WATCH, METRICS, CONFIG, REGION, INDEXER, TIMEOUT, LIMIT, JSON };
+enum { COLLECTION = 256, SCRUB, REPAIR, ACCEPT_LOSS, PREFER, DRY_RUN, SETTLE, ALL, WATCH, METRICS, CONFIG, REGION, INDEXER, OTHER, TIMEOUT, LIMIT, JSON };
 
 static int take_option(struct verify *v, int option, struct ap_err *err)
 {
@@ -86,6 +91,7 @@ static int take_option(struct verify *v, int option, struct ap_err *err)
     case COLLECTION: return add_collection(v, optarg, err);
     case SCRUB: v->options.scrub = true; break;
     case REPAIR: v->repair = true; break;
+    case ACCEPT_LOSS: v->accept_loss = true; break;
     case PREFER: v->options.prefer = optarg; break;
     case DRY_RUN: v->dry_run = true; break;
     case SETTLE: return number("--settle", optarg, 0, &v->options.settle_ms, err);
@@ -94,6 +100,7 @@ static int take_option(struct verify *v, int option, struct ap_err *err)
     case METRICS: v->metrics = optarg; break;
     case CONFIG: return ap_targets_config(&v->targets, optarg, err);
     case REGION: return ap_targets_region(&v->targets, optarg, err);
+    case OTHER: break; /* a daemon that other commands ask */
     case INDEXER: return ap_targets_url(&v->targets, AP_ROLE_INDEXER, optarg, err);
     case TIMEOUT: return number("--timeout", optarg, 1, &v->timeout_ms, err);
     case LIMIT:
@@ -131,10 +138,10 @@ static int add_region(struct verify *v, const char *name, struct ap_err *err)
 static int parse(struct verify *v, int argc, char **argv, struct ap_err *err)
 {
     static const struct option options[] = {
-        {"collection", required_argument, NULL, COLLECTION}, {"scrub", no_argument, NULL, SCRUB}, {"repair", no_argument, NULL, REPAIR},
+        {"collection", required_argument, NULL, COLLECTION}, {"scrub", no_argument, NULL, SCRUB}, {"repair", no_argument, NULL, REPAIR}, {"accept-loss", no_argument, NULL, ACCEPT_LOSS},
         {"prefer", required_argument, NULL, PREFER}, {"dry-run", no_argument, NULL, DRY_RUN}, {"settle", required_argument, NULL, SETTLE},
         {"all", no_argument, NULL, ALL}, {"watch", required_argument, NULL, WATCH}, {"metrics", required_argument, NULL, METRICS}, {"config", required_argument, NULL, CONFIG},
-        {"region", required_argument, NULL, REGION}, {"indexer", required_argument, NULL, INDEXER}, {"timeout", required_argument, NULL, TIMEOUT},
+        {"region", required_argument, NULL, REGION}, {"indexer", required_argument, NULL, INDEXER}, {"producer", required_argument, NULL, OTHER}, {"consumer", required_argument, NULL, OTHER}, {"timeout", required_argument, NULL, TIMEOUT},
         {"limit", required_argument, NULL, LIMIT}, {"json", no_argument, NULL, JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int rc = 0;
     *v = (struct verify){.options = {.settle_ms = 3000}, .timeout_ms = 30000, .limit = 1000};
@@ -151,6 +158,8 @@ static int parse(struct verify *v, int argc, char **argv, struct ap_err *err)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "two regions are needed");
     if (rc == 0 && v->dry_run && !v->repair)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "--dry-run is for --repair: verify alone changes nothing");
+    if (rc == 0 && v->accept_loss && (!v->repair || v->dry_run))
+        rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "--accept-loss is for --repair");
     if (rc == 0 && !v->targets.count)
         rc = ap_targets_defaults(&v->targets, err);
     for (int i = optind; rc == 0 && i < argc; i++)
@@ -248,17 +257,71 @@ static int one(struct verify *v, struct ap_side sides[2], const char *collection
     return rc;
 }
 
+/* ---- holes of a pair ---- */
+
+static int ask_holes(struct verify *v, struct ap_side sides[2], struct ap_holes holes[2], struct ap_err *err)
+{
+    for (int side = 0; side < 2; side++) {
+        int rc = ap_holes_ask(v->fetcher, &sides[side], &holes[side], err);
+        if (rc)
+            return rc;
+        if (holes[side].records)
+            fprintf(stderr, "antipode verify: %s is missing %llu records below newer ones%s\n", holes[side].region, (unsigned long long)holes[side].records,
+                    v->repair ? "; rows that differ are repaired without waiting for them" : ": --repair brings what was in them, and closes them");
+    }
+    return 0;
+}
+
+/* After the rows; 1: some stay open. */
+static int close_holes(struct verify *v, struct ap_side sides[2], const struct ap_holes holes[2], bool equal, struct ap_err *err)
+{
+    int rc = 0, open = 0;
+    for (int side = 0; side < 2 && rc == 0; side++) {
+        uint64_t proven = 0, accepted = 0;
+        if (!holes[side].records)
+            continue;
+        rc = ap_holes_close(v->fetcher, &sides[side], &holes[!side], equal, v->accept_loss, &proven, &accepted, err);
+        uint64_t left = holes[side].records > proven + accepted ? holes[side].records - proven - accepted : 0;
+        json_array_append_new(v->holes, json_pack("{s:s,s:I,s:I,s:I}", "region", sides[side].region, "proven", (json_int_t)proven, "accepted", (json_int_t)accepted,
+                                                  "open", (json_int_t)(rc ? (json_int_t)holes[side].records : (json_int_t)left)));
+        if (!v->json && rc == 0)
+            printf("%s: %llu missing records closed, their effect is there (equal with %s); %llu accepted as lost; %llu open\n", sides[side].region,
+                   (unsigned long long)proven, sides[!side].region, (unsigned long long)accepted, (unsigned long long)left);
+        if (left && rc == 0)
+            fprintf(stderr, "antipode verify: %s still waits for %llu records: compare it with a region that has them, or give them up with --accept-loss\n",
+                    sides[side].region, (unsigned long long)left);
+        open |= left != 0;
+    }
+    return rc ? rc : open;
+}
+
 static int pair(struct verify *v, const struct ap_side *a, const struct ap_side *b, json_t *report)
 {
     struct ap_err err = {0};
     struct ap_side sides[2] = {*a, *b};
+    struct ap_holes holes[2] = {{0}};
+    bool all = v->options.all;
     int worst = 0;
+    if (ask_holes(v, sides, holes, &err)) {
+        fprintf(stderr, "antipode verify: %s\n", err.msg);
+        worst = 1;
+    }
+    v->options.all = all || (v->repair && (holes[0].records || holes[1].records));
     for (size_t i = 0; i < v->collection_count; i++) {
         int rc = one(v, sides, v->collections[i], report, &err);
         if (rc < 0)
             fprintf(stderr, "antipode verify: %s: %s\n", v->collections[i], err.msg);
         worst |= rc != 0;
     }
+    v->options.all = all;
+    if (v->repair && !v->dry_run && (holes[0].records || holes[1].records)) {
+        int rc = close_holes(v, sides, holes, !worst && !v->chosen, &err);
+        if (rc < 0)
+            fprintf(stderr, "antipode verify: %s\n", err.msg);
+        worst |= rc != 0;
+    }
+    ap_holes_fini(&holes[0]);
+    ap_holes_fini(&holes[1]);
     ap_sides_close(v->fetcher, sides);
     ap_side_fini(&sides[0]);
     ap_side_fini(&sides[1]);
@@ -283,11 +346,12 @@ static int run(struct verify *v)
 {
     json_t *report = json_array();
     int worst = 0;
+    v->holes = json_array();
     for (size_t i = 0; i < v->region_count; i++)
         for (size_t j = i + 1; j < v->region_count; j++)
             worst |= pair(v, &v->regions[i], &v->regions[j], report);
     if (v->json) {
-        json_t *all = json_pack("{s:b,s:O}", "equal", worst == 0, "comparisons", report);
+        json_t *all = json_pack("{s:b,s:O,s:O}", "equal", worst == 0, "comparisons", report, "holes", v->holes);
         json_dumpf(all, stdout, v->watch_s ? JSON_COMPACT : JSON_INDENT(1));
         fputc('\n', stdout);
         json_decref(all);
@@ -298,6 +362,7 @@ static int run(struct verify *v)
     if (v->metrics)
         worst |= write_metrics(v, report);
     json_decref(report);
+    json_decref(v->holes);
     return worst;
 }
 
@@ -312,7 +377,7 @@ int ap_cmd_verify(int argc, char **argv)
         rc = rc > 0 ? 0 : 2;
     } else {
         v.fetcher = ap_fetcher_new(v.timeout_ms);
-        bool given = v.collection_count > 0;
+        bool given = v.chosen = v.collection_count > 0;
         do {
             rc = given ? 0 : learn_collections(&v, &err);
             if (rc)

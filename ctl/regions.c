@@ -52,7 +52,7 @@ static void take_mode(struct ap_regions_view *view, const json_t *said, bool own
     r->own |= own;
 }
 
-static int take_position(const json_t *from, struct ap_position *out)
+int ap_position_take(const json_t *from, struct ap_position *out)
 {
     const char *topic = text_of(from, "topic"), *region = text_of(from, "region");
     *out = (struct ap_position){.stream = strtoull(text_of(from, "stream"), NULL, 16), .lineage = strtoull(text_of(from, "lineage"), NULL, 16),
@@ -77,7 +77,7 @@ static int take_watermark(struct ap_regions_view *view, const json_t *said)
     if (!positions)
         abort();
     json_array_foreach(list, i, item)
-        if (take_position(item, &positions[i])) {
+        if (ap_position_take(item, &positions[i])) {
             free(positions);
             return AP_EIO;
         }
@@ -143,12 +143,11 @@ void ap_regions_fini(struct ap_regions_view *view)
 
 /* ---- what is not there yet ---- */
 
-/* Up to which number region shows what `of` is about. */
-static uint64_t shown(const struct ap_region_seen *region, const struct ap_position *of)
+uint64_t ap_positions_shown(const struct ap_position *positions, size_t count, const struct ap_position *of)
 {
     uint64_t mark = 0;
-    for (size_t i = 0; i < region->count; i++) {
-        const struct ap_position *p = &region->positions[i];
+    for (size_t i = 0; i < count; i++) {
+        const struct ap_position *p = &positions[i];
         if (p->partition != of->partition || strcmp(p->topic, of->topic) != 0)
             continue;
         if (p->stream == of->stream)
@@ -163,7 +162,7 @@ uint64_t ap_regions_undrained(const struct ap_region_seen *region, const char *o
 {
     uint64_t missing = 0;
     for (size_t i = 0; i < count; i++) {
-        uint64_t mark = strcmp(positions[i].region.name, origin) ? UINT64_MAX : shown(region, &positions[i]);
+        uint64_t mark = strcmp(positions[i].region.name, origin) ? UINT64_MAX : ap_positions_shown(region->positions, region->count, &positions[i]);
         missing += mark < positions[i].mark ? positions[i].mark - mark : 0;
     }
     return missing;

@@ -32,6 +32,11 @@ struct ap_region_seen *ap_regions_find(struct ap_regions_view *view, const char 
 /* Records of origin that `positions` counts and region does not show; what it shows of a finished line is all of it. */
 uint64_t ap_regions_undrained(const struct ap_region_seen *region, const char *origin, const struct ap_position *positions, size_t count);
 
+/* Up to which number those positions show the stream that `of` is about; UINT64_MAX: all of it, as part of a finished line. */
+uint64_t ap_positions_shown(const struct ap_position *positions, size_t count, const struct ap_position *of);
+/* A position as producers and indexers print it: region, stream, lineage, topic, partition, mark, finished. AP_EIO. */
+int ap_position_take(const json_t *from, struct ap_position *out);
+
 json_t *ap_regions_report(const struct ap_regions_view *view); /* new reference: {"regions":[{region,mode,incarnation,watermark_age_s,undrained:{…}}]} */
 void ap_regions_print(const json_t *report, FILE *out);
 

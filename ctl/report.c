@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "common/timeutil.h"
 
 /* Names an indexer may count its points by, the first that is there counts. */
 static const char *const point_metrics[] = {"antipode_index_points", "antipode_index_rows_live", "antipode_indexer_points"};
@@ -68,17 +69,35 @@ static void add_lag(json_t *lag, const struct ap_target *t)
     }
 }
 
+/* What the background compare found: {region: {"differing", "age_seconds"}}. */
+static void add_compare(json_t *compare, const struct ap_target *t)
+{
+    for (size_t i = 0; i < t->page.count; i++) {
+        const struct ap_sample *s = &t->page.samples[i];
+        char region[32];
+        bool differing = !strcmp(s->name, "antipode_compare_differing_buckets"), when = !strcmp(s->name, "antipode_compare_last_success_timestamp_seconds");
+        if ((!differing && !when) || !ap_sample_label(s, "region", region, sizeof region))
+            continue;
+        json_t *one = json_object_get(compare, region);
+        if (!one)
+            json_object_set_new(compare, region, one = json_object());
+        double had = json_number_value(json_object_get(one, differing ? "differing" : "age_seconds"));
+        double value = differing ? s->value + had : (double)ap_wall_ms() / 1000 - s->value;
+        json_object_set_new(one, differing ? "differing" : "age_seconds", differing ? number(value) : json_real(value > had ? value : had));
+    }
+}
+
 static json_t *region_json(const struct ap_targets *t, const char *region)
 {
     static const struct { const char *key, *metric; } sums[] = {
         {"holes", "antipode_consumer_hole_records"}, {"duplicates", "antipode_consumer_duplicates_total"},
         {"late", "antipode_consumer_late_total"}, {"dead_letters", "antipode_consumer_dead_letters_total"},
-        {"unregistered", "antipode_consumer_unregistered_total"}, {"waiting_for_schema", "antipode_consumer_waiting_schema"},
+        {"unregistered", "antipode_consumer_unregistered_total"}, {"waiting_for_schema", "antipode_consumer_waiting_schema"}, {"given_up", "antipode_consumer_given_up_records"},
         {"applied", "antipode_consumer_applied_total"}, {"store_bytes", "antipode_store_used_bytes"},
         {"store_file_bytes", "antipode_store_file_bytes"}, {"store_rows", "antipode_store_rows"},
         {"spooled", "antipode_producer_spool_writes"},
     };
-    json_t *out = json_object(), *daemons = json_array(), *lag = json_object();
+    json_t *out = json_object(), *daemons = json_array(), *lag = json_object(), *compare = json_object();
     const char *state = "ready";
     json_object_set_new(out, "region", json_string(region));
     for (size_t i = 0; i < t->count; i++) {
@@ -91,10 +110,12 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
             state = "not ready";
         json_array_append_new(daemons, daemon_json(one));
         add_lag(lag, one);
+        add_compare(compare, one);
     }
     json_object_set_new(out, "state", json_string(state));
     json_object_set_new(out, "daemons", daemons);
     json_object_set_new(out, "lag", lag);
+    json_object_set_new(out, "compare", compare);
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
         json_object_set_new(out, sums[i].key, number(region_sum(t, region, sums[i].metric)));
     json_object_set_new(out, "points", number(first_of(t, region, point_metrics, sizeof point_metrics / sizeof *point_metrics)));
@@ -110,6 +131,11 @@ static bool is_well(const json_t *region)
         return false;
     for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++)
         if (json_number_value(json_object_get(region, troubles[i])) > 0)
+            return false;
+    const char *with;
+    json_t *one;
+    json_object_foreach(json_object_get(region, "compare"), with, one)
+        if (json_number_value(json_object_get(one, "differing")) > 0)
             return false;
     return true;
 }

@@ -81,6 +81,21 @@ static void print_count(const json_t *region, const char *key, const char *words
         fprintf(out, "  %-9s %.0f %s\n", "!", value, words);
 }
 
+static void print_compare(const json_t *region, FILE *out)
+{
+    const char *with;
+    json_t *one;
+    json_object_foreach(json_object_get(region, "compare"), with, one) {
+        char age[32];
+        double differing = value_of(one, "differing");
+        ap_format_seconds(value_of(one, "age_seconds"), age, sizeof age);
+        if (differing > 0)
+            fprintf(out, "  !         %.0f buckets of rows DIFFER from %s's, and stay so (%s ago): antipode verify %s %s\n", differing, with, age, text_of(region, "region"), with);
+        else
+            fprintf(out, "  compare   no rows of long ago differ from %s's (%s ago)\n", with, age);
+    }
+}
+
 static void print_region(const json_t *region, FILE *out)
 {
     char store[32], index[32], points[32];
@@ -92,10 +107,12 @@ static void print_region(const json_t *region, FILE *out)
     ap_format_bytes(value_of(region, "index_bytes"), index, sizeof index);
     snprintf(points, sizeof points, value_of(region, "points") < 0 ? "-" : "%.0f", value_of(region, "points"));
     fprintf(out, "  holds     %s points; store %s, index %s\n", points, store, index);
+    print_compare(region, out);
     print_count(region, "holes", "records are MISSING (holes): antipode_consumer_hole says which", out);
     print_count(region, "spooled", "accepted writes lie in a producer's SPOOL: Kafka is away, or just back", out);
     print_count(region, "waiting_for_schema", "partitions WAIT for a schema nobody has published", out);
     print_count(region, "dead_letters", "dead letters since the start of the consumer: antipode cat -t dlq-mutations", out);
+    print_count(region, "given_up", "missing records that are waited for no longer, as somebody decided", out);
     print_count(region, "unregistered", "records of streams that nobody registered", out);
     print_count(region, "duplicates", "duplicates skipped (harmless: a mirror or a producer sent them twice)", out);
     print_count(region, "late", "late records applied inside a hole", out);

@@ -34,6 +34,8 @@ static const struct ap_http_route routes[] = {
     {"POST", "/antipode/verify/{c}/scrub", ap_serve_verify_scrub, NULL, "scrub"},
     {"POST", "/antipode/verify/{c}/recount", ap_serve_verify_recount, NULL, "verify"},
     {"DELETE", "/antipode/verify", ap_serve_verify_close, NULL, "verify"},
+    {"GET", "/antipode/holes", ap_serve_holes, NULL, "holes"},
+    {"POST", "/antipode/losses", ap_serve_losses, NULL, "losses"},
 
     /* Qdrant's other ways to read. */
     {"POST", "/collections/{c}/points/recommend", ap_serve_refused, NULL, "refused"},

@@ -114,4 +114,8 @@ void ap_serve_drop(struct ap_http_request *req);
 void ap_serve_refused(struct ap_http_request *req);
 extern const struct ap_http_stream ap_serve_bulk;
 
+/* api_holes.c */
+void ap_serve_holes(struct ap_http_request *req);
+void ap_serve_losses(struct ap_http_request *req);
+
 #endif

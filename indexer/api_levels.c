@@ -52,13 +52,27 @@ static int not_covered(struct ap_index *index, const struct ap_token *token, str
     return rc;
 }
 
+/* A token of another system would be waited for in vain. */
+static int check_region(const struct ap_read *r, const struct ap_token *token, struct ap_err *err)
+{
+    const struct ap_peers *peers = &r->api->config->peers;
+    bool known = peers->count == 1; /* the configuration names no regions */
+    for (size_t i = 0; i < peers->count; i++)
+        known |= !memcmp(&peers->list[i].region, &token->region, sizeof token->region);
+    return known ? 0 : ap_err_set(err, AP_EINVAL, AP_POISON, "token: it is of region %s, which is none of this system's", token->region.name);
+}
+
 static int wait_one(struct ap_read *r, const char *text, size_t len, int64_t deadline_ns, struct ap_err *err)
 {
     struct ap_token token;
     int rc = ap_token_parse(text, len, &token, err);
     if (rc)
         return rc;
-    rc = ap_index_wait(r->index, &token, deadline_ns, err);
+    rc = check_region(r, &token, err);
+    if (rc == 0)
+        rc = ap_index_check_token(r->index, &token, err);
+    if (rc == 0)
+        rc = ap_index_wait(r->index, &token, deadline_ns, err);
     if (rc == AP_ETIMEOUT)
         rc = not_covered(r->index, &token, err);
     ap_token_fini(&token);
@@ -145,6 +159,7 @@ void ap_read_say_seen(struct ap_read *r)
     size_t count = 0;
     if (!ap_http_header(r->req, AP_SEEN_HEADER) || ap_index_positions(r->index, &positions, &count, NULL))
         return;
+    ap_index_forget_retired(r->index, positions, count); /* nobody may ask for those */
     for (size_t i = 0; i < count; i++)
         if (positions[i].mark)
             put_stream(positions, count, i, &out);

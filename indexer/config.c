@@ -26,6 +26,8 @@ static const struct ap_option options[] = {
     {"max_dim", AP_OPT_INT, AT(max_dim), "65536", 1, 65536, false, "largest dimension of a query's vector"},
     {"producer.url", AP_OPT_STRING, AT(producer_url), "http://127.0.0.1:8101", 0, 0, false, "this region's producer, to which writes are passed on"},
     {"peers", AP_OPT_STRING, AT(peers_text), "", 0, 0, false, "a producer of every other region, for bounded and strong reads: us=http://host:port,ap=http://..."},
+    {"compare.peers", AP_OPT_STRING, AT(compare_text), "", 0, 0, false, "an indexer of other regions, of the same worker, to compare rows with now and then: us=http://host:port,..."},
+    {"compare.interval_s", AP_OPT_INT, AT(compare_interval_s), "60", 1, 86400, false, "seconds between two such rounds; each asks for 64 KiB a collection and region"},
     {"wait.timeout_ms", AP_OPT_INT, AT(wait_timeout_ms), "4000", 1, 3600000, false, "milliseconds that writes and reads wait for what their level asks for, when the request names no timeout"},
     {"watermark.interval_ms", AP_OPT_INT, AT(watermark_interval_ms), "100", 10, 60000, false, "least milliseconds between two published watermarks"},
     {"watermark.busy_interval_ms", AP_OPT_INT, AT(watermark_busy_interval_ms), "20", 10, 60000, false, "the same where rows have become visible: writes in other regions may wait for it"},
@@ -74,6 +76,8 @@ static int check(struct ap_indexer_config *c, struct ap_err *err)
         rc = check_url(c, err);
     if (!rc)
         rc = ap_peers_parse(&c->peers, &c->region, c->regions_text, c->peers_text, c->producer_url, err);
+    if (!rc)
+        rc = ap_peers_parse_some(&c->compare, &c->region, c->regions_text, "compare.peers", c->compare_text, err);
     if (!rc && c->worker >= c->workers)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "worker: %lld of %lld workers; they count from 0", (long long)c->worker, (long long)c->workers);
     if (rc)

@@ -16,13 +16,14 @@ struct ap_indexer_config {
     char *sealed_factory; /* NULL: chosen by size */
     char *listen;
     int64_t max_connections, idle_timeout_s, max_body_bytes, max_limit, max_offset, max_batch, max_dim;
-    char *producer_url, *peers_text;
-    int64_t wait_timeout_ms, watermark_interval_ms, watermark_busy_interval_ms;
+    char *producer_url, *peers_text, *compare_text;
+    int64_t compare_interval_s, wait_timeout_ms, watermark_interval_ms, watermark_busy_interval_ms;
     char *qdrant_version, *log_level, *log_file;
 
     struct ap_config_extra extra;
     struct ap_region region;
     struct ap_peers peers; /* of all regions */
+    struct ap_peers compare; /* other regions' indexers */
 };
 
 /* As ap_config_load; additionally checks what the table cannot. */

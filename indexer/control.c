@@ -105,7 +105,9 @@ int ap_control_sync(struct ap_index *index, const struct ap_snapshot *snapshot, 
     if (version == index->control_version)
         return 0;
     pthread_mutex_lock(&index->apply_lock);
+    pthread_rwlock_wrlock(&index->catalog_lock);
     int rc = ap_snapshot_control(snapshot, apply_record, index, err);
+    pthread_rwlock_unlock(&index->catalog_lock);
     if (rc == 0) {
         size_t n = ap_catalog_collections(index->catalog, NULL, 0);
         const struct ap_collection **all = calloc(n + 1, sizeof *all);

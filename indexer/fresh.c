@@ -216,9 +216,14 @@ int ap_fresh_wait(struct ap_fresh *f, struct ap_index *index, int64_t since_ns, 
         return ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "this read asks every region, and the key peers does not say where their producers are");
     if (ap_unsafe(AP_UNSAFE_NO_BARRIER))
         return 0;
+    bool over[AP_PEERS_MAX]; /* retired: nothing that is acknowledged there counts */
+    for (size_t i = 0; i < f->peers->count; i++)
+        over[i] = ap_index_region_is_retired(index, &f->lines[i].region);
     pthread_mutex_lock(&f->lock);
     for (size_t i = 0; i < f->peers->count; i++) {
         struct line *l = &f->lines[i];
+        if (over[i])
+            continue;
         if (!find(l, since_ns))
             want(l, since_ns, asked, deadline_ns);
         else if (ahead && !find(l, since_ns + (asked - since_ns) / 2))
@@ -226,7 +231,7 @@ int ap_fresh_wait(struct ap_fresh *f, struct ap_index *index, int64_t since_ns, 
     }
     pthread_mutex_unlock(&f->lock);
     for (size_t i = 0; i < f->peers->count; i++)
-        if (wait_line(&f->lines[i], index, since_ns, asked, deadline_ns, err)) {
+        if (!over[i] && wait_line(&f->lines[i], index, since_ns, asked, deadline_ns, err)) {
             ap_err_wrap(err, "region %s", f->lines[i].region.name);
             return err ? err->code : AP_ENOTREADY;
         }

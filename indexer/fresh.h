@@ -18,7 +18,7 @@ int ap_fresh_start(struct ap_fresh **out, const struct ap_peers *peers, struct a
 /* Ends the threads; nobody may be waiting. Safe on NULL. */
 void ap_fresh_stop(struct ap_fresh **fresh);
 
-/* Blocks until all that any region acknowledged before since_ns (CLOCK_MONOTONIC) is visible in index. ahead: also have the
+/* Blocks until all that any region, but for retired ones, acknowledged before since_ns (CLOCK_MONOTONIC) is visible in index. ahead: also have the
  * next barriers asked already when the ones at hand will not do for much longer, for reads that come again.
  * AP_ENOTREADY (RETRY), naming the region: its producer does not answer, or its writes are not visible here, by
  * deadline_ns. AP_EUNSUPPORTED: the configuration names no producer for some region. Any thread. */

@@ -138,6 +138,7 @@ int ap_index_open(struct ap_index **out, struct ap_store *store, const struct ap
     index->control_version = UINT64_MAX;
     index->seen_written = UINT64_MAX;
     pthread_mutex_init(&index->apply_lock, NULL);
+    pthread_rwlock_init(&index->catalog_lock, NULL);
     pthread_mutex_init(&index->state_lock, NULL);
     pthread_mutex_init(&index->wait_lock, NULL);
     pthread_mutex_init(&index->build_lock, NULL);
@@ -212,6 +213,7 @@ void ap_index_close(struct ap_index **out)
     if (index->dir_fd >= 0)
         close(index->dir_fd);
     pthread_mutex_destroy(&index->apply_lock);
+    pthread_rwlock_destroy(&index->catalog_lock);
     pthread_mutex_destroy(&index->state_lock);
     pthread_mutex_destroy(&index->wait_lock);
     pthread_mutex_destroy(&index->build_lock);

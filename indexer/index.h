@@ -41,6 +41,11 @@ int64_t ap_index_refresh(struct ap_index *index, struct ap_err *err);
 int ap_index_positions(struct ap_index *index, struct ap_position **out, size_t *count, struct ap_err *err);
 /* Blocks until the token is covered or the deadline (CLOCK_MONOTONIC ns) passes: 0, AP_ETIMEOUT, AP_ENOTREADY when closing. */
 int ap_index_wait(struct ap_index *index, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
+/* May a client wait for this token? As ap_catalog_check_token (common/retired.h). */
+int ap_index_check_token(struct ap_index *index, const struct ap_token *token, struct ap_err *err);
+bool ap_index_region_is_retired(struct ap_index *index, const struct ap_region *region);
+/* Sets the marks of retired regions' streams to 0. */
+void ap_index_forget_retired(struct ap_index *index, struct ap_position *positions, size_t count);
 /* First refresh done: the index has caught up with what the store held at start. */
 bool ap_index_caught_up(struct ap_index *index);
 uint64_t ap_index_visible_slot(struct ap_index *index);

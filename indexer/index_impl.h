@@ -68,6 +68,7 @@ struct ap_index {
     int dir_fd, lock_fd;
 
     pthread_mutex_t apply_lock;
+    pthread_rwlock_t catalog_lock; /* around changes of the catalog, which others than the tail read, too */
     struct ap_catalog *catalog;      /* the tail thread's */
     uint64_t control_version;
     struct ap_coll **colls; size_t coll_count, coll_cap; /* by id; live until the index closes */

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/version.h"
 #include "indexer/api.h"
+#include "indexer/comparer.h"
 #include "indexer/config.h"
 #include "indexer/tail.h"
 #include "indexer/watermarks.h"
@@ -30,6 +31,7 @@ struct daemon {
     struct ap_index *index;
     struct ap_watermarks *watermarks;
     struct ap_tail *tail;
+    struct ap_comparer *comparer;
 };
 
 static int start_log(struct daemon *d, struct ap_err *err)
@@ -115,7 +117,8 @@ static int start_threads(struct daemon *d, struct ap_err *err)
         return rc;
     struct ap_tail_options tail = {.store = d->store, .index = d->index, .watermarks = d->watermarks, .metrics = d->metrics,
                                    .failed = on_tail_failure, .arg = d};
-    return ap_tail_start(&d->tail, &tail, err);
+    rc = ap_tail_start(&d->tail, &tail, err);
+    return rc ? rc : ap_comparer_start(&d->comparer, &d->config.compare, d->config.compare_interval_s, d->index, d->store, d->metrics, err);
 }
 
 /* 0: stopped as asked; else *err says why. */
@@ -143,6 +146,7 @@ static void shut_down(struct daemon *d)
 {
     ap_info("stopping");
     ap_api_stop(&d->api);
+    ap_comparer_stop(&d->comparer);
     ap_tail_stop(&d->tail);
     ap_watermarks_stop(&d->watermarks);
     if (d->index)

@@ -17,5 +17,7 @@ struct ap_peers {
 /* peers: "us=http://host:port,ap=http://…", "" for none; regions: as the key. The own region need not be among peers: its
  * producer is producer_url. AP_EINVAL: peers names a region that regions does not, leaves one out, or has no such form. */
 int ap_peers_parse(struct ap_peers *out, const struct ap_region *own, const char *regions, const char *peers, const char *producer_url, struct ap_err *err);
+/* As above for a key that may leave regions out; the own one has no address, and is refused one. */
+int ap_peers_parse_some(struct ap_peers *out, const struct ap_region *own, const char *regions, const char *key, const char *text, struct ap_err *err);
 
 #endif

@@ -8,6 +8,7 @@ import json
 import subprocess
 
 import pytest
+from confluent_kafka import TopicPartition
 from harness import paths
 from harness.api import Api
 from harness.region import World
@@ -19,12 +20,15 @@ POINTS = f"/collections/{NAME}/points"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    with World.for_tests(tmp_path_factory.mktemp("region"), ["eu", "us"], delayed=True) as world:
+    overrides = {"indexer": {"compare.interval_s": 1}}
+    with World.for_tests(tmp_path_factory.mktemp("region"), ["eu", "us"], delayed=True, overrides=overrides) as world:
         world.start()
         Api(world["eu"].indexer.url).put(f"/collections/{NAME}", {"vectors": {"size": 2, "distance": "Dot"}, "antipode": {"codec": "none"}})
         for region in world:
             api = Api(region.indexer.url)
             wait_until(lambda: api.request("POST", POINTS + "/delete", {"points": []})[0] == 200, 60, f"{region.name} knows {NAME}")
+            api = Api(region.producer.url)
+            wait_until(lambda: all(r["incarnation"] for r in api.get("/antipode/region")["regions"]), 60, f"{region.name} knows all regions")
         yield world
 
 
@@ -101,3 +105,146 @@ def test_drained_means_that_the_others_show_all_of_it(world):
     assert answer == {"region": "eu", "drained": True, "missing": {"us": 0}}
     antipode(world, "region", "read-write", "eu")
     put(eu, [1], "back", "?level=all&timeout=30")
+
+
+def purge(region, topic: str) -> None:
+    """All that stands in the topic now is gone, as by retention."""
+    ends = region.kafka.end_offsets(topic)
+    asked = region.kafka.admin.delete_records([TopicPartition(topic, p, end) for p, end in ends.items()])
+    for future in asked.values():
+        future.result(10)
+
+
+def verify(world, *args, code: int = 0) -> dict:
+    return json.loads(antipode(world, "verify", "eu", "us", "--json", *args, code=code).partition("\nantipode verify:")[0])
+
+
+def test_what_was_purged_before_it_was_mirrored_is_a_hole_until_it_is_repaired(world):
+    eu, us = world["eu"], world["us"]
+    put(eu, range(200, 240), "older", "?level=all&timeout=30")
+    us.mirror.stop()
+    put(eu, range(200, 260), "purged", "?wait=true")
+    purge(eu, "vec-mutations")
+    us.mirror.start()
+    wait_until(lambda: us.consumer.metric("antipode_consumer_hole_ranges", origin="eu") == 4, 90, "us misses records in every partition")
+    assert "records are MISSING" in antipode(world, "status", code=1)
+    assert marks(us, range(200, 260)) == ["older"] * 40
+    assert put(eu, [300], "behind", "?level=all&timeout=1")["missing"] == "us", "watermarks do not pass a hole"
+    status, text = Api(us.indexer.url).request("POST", POINTS + "?level=strong&timeout=1", {"ids": [300]})
+    assert status == 503 and "region eu" in text
+
+    lost = us.consumer.metric("antipode_consumer_hole_records", origin="eu")
+    report = verify(world, "--repair")
+    assert report["equal"] and report["holes"] == [{"region": "us", "proven": lost, "accepted": 0, "open": 0}], report
+    assert marks(us, range(200, 260)) == ["purged"] * 60
+    wait_until(lambda: us.consumer.metric("antipode_consumer_hole_records") == 0, 10, "us waits for nothing any more")
+    assert us.consumer.metric("antipode_consumer_given_up_records", origin="eu") == lost
+    assert put(eu, range(300, 310), "on", "?level=all&timeout=30")["status"] == "completed", "watermarks go on"
+    antipode(world, "status")
+
+    us.consumer.kill()  # what was decided outlives it
+    us.consumer.start().wait_ready()
+    assert us.consumer.metric("antipode_consumer_hole_records") == 0
+    assert put(eu, [300], "again", "?level=all&timeout=30")["status"] == "completed"
+
+
+def test_a_loss_is_accepted_only_by_name(world):
+    """Where the records' own region is not asked, or lost them too, nothing proves that they are there."""
+    eu, us = world["eu"], world["us"]
+    us.mirror.stop()
+    put(eu, range(400, 420), "lost", "?wait=true")
+    purge(eu, "vec-mutations")
+    us.mirror.start()
+    wait_until(lambda: us.consumer.metric("antipode_consumer_hole_ranges", origin="eu") == 4, 90, "us misses records in every partition")
+    lost = us.consumer.metric("antipode_consumer_hole_records", origin="eu")
+    pair = (us.indexer.url, us.indexer.url)
+    assert "--accept-loss is for --repair" in antipode(world, "verify", *pair, "--accept-loss", code=2)
+    why = antipode(world, "verify", *pair, "--repair", code=1)
+    assert "compare it with a region that has them" in why
+    assert us.consumer.metric("antipode_consumer_hole_records", origin="eu") >= lost
+    assert verify(world, "--repair")["equal"]
+    assert marks(us, range(400, 420)) == ["lost"] * 20
+
+
+def test_the_background_compare_finds_what_stays_different(world):
+    """A row is taken out of us's store behind everybody's back, digests and all."""
+    eu, us = world["eu"], world["us"]
+    collection = Api(eu.indexer.url).get(f"/collections/{NAME}")["antipode"]["id"]
+
+    def differing(region, other):
+        return Api(region.indexer.url).metric("antipode_compare_differing_buckets", region=other)
+
+    wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 0, 30, "both have compared, and are equal")
+    us.consumer.stop()
+    subprocess.run([paths.binary("plant"), us.store_path, "remove", collection, "220"], check=True, capture_output=True)
+    us.consumer.start().wait_ready()  # its scan at the start counts the digests anew
+    wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 1, 30, "both see it")
+    text = antipode(world, "status", code=1)
+    assert "1 buckets of rows DIFFER from us's" in text
+    verify(world, "--repair")
+    wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 0, 30, "both see that it is mended")
+    assert "no rows of long ago differ" in antipode(world, "status")
+
+
+# --- from here on eu is no more -------------------------------------------------------------------------------------------
+
+
+def test_a_retired_region_is_over(world):
+    eu, us = world["eu"], world["us"]
+    put(eu, [500], "in time", "?level=all&timeout=30")
+    token = put(eu, [501], "with a token", "?level=all&timeout=30")["token"]
+    incarnation = seen(world, "eu")["incarnation"]
+    world.delay.part("eu")
+    put(eu, [502, 503], "too late", "?wait=true")
+    assert "look again" in antipode(world, "region", "retire", "eu", "--incarnation", "0123456789abcdef", code=1)
+    assert "retired" in antipode(world, "region", "retire", "eu", "--incarnation", incarnation)
+    antipode(world, "region", "retire", "eu")  # twice is once
+    wait_until(lambda: refusal(eu)[0] == 409, 30, "eu itself has heard of it")
+    assert "eu is retired" in refusal(eu)[1]
+
+    # Nobody waits for it, and nobody may wait for what it wrote.
+    assert put(us, [510], "alone", "?level=all&timeout=5")["status"] == "completed"
+    for level in ("level=strong", "max_staleness_ms=50"):
+        assert Api(us.indexer.url).call("POST", POINTS + f"?{level}&timeout=5", {"ids": [510]})
+    for method, body in (("POST", {"ids": [500]}), ("PUT", {"points": [{"id": 1, "vector": [1, 2]}]})):
+        status, why = refusal(us, method, POINTS, body, {"X-Antipode-Token": token})
+        assert status == 409 and "region eu is no more" in why and "retired by us" in why, why
+    answer = Api(us.indexer.url)
+    answer.call("POST", POINTS, {"ids": [500]}, {"X-Antipode-Seen": ""})
+    answer.call("POST", POINTS, {"ids": [500]}, {"X-Antipode-Seen": answer.headers["X-Antipode-Seen"]})
+
+    # What comes now counts no more: heartbeats are dropped, the two writes are set aside; rebuilding us from its logs changes nothing.
+    world.delay.heal("eu")
+    wait_until(lambda: us.consumer.metric("antipode_consumer_dead_letters_total", origin="eu") >= 1, 60, "what comes too late is set aside")
+    assert marks(us, [500, 501, 502, 503]) == ["in time", "with a token"]
+    assert us.consumer.metric("antipode_consumer_hole_records") == 0
+
+
+def test_foreign_and_malformed_tokens_are_refused(world):
+    us = world["us"]
+    for token in ("ap1.", "ap1.AAAA", "nonsense", "x" * 5000):
+        assert refusal(us, "POST", POINTS, {"ids": [1]}, {"X-Antipode-Token": token})[0] == 400
+
+
+def test_it_comes_back_under_a_new_incarnation_with_a_new_store(world):
+    eu, us = world["eu"], world["us"]
+    incarnation = seen(world, "eu")["incarnation"]
+    eu.producer.stop()
+    eu.producer.start()
+    wait_until(lambda: not eu.producer.alive(), 30, "it does not start as if nothing had been")
+    assert f"--rejoin {incarnation}" in eu.producer.process.log_text()
+    eu.producer.start(rejoin=incarnation).wait_ready()
+    wait_until(lambda: not eu.consumer.alive(), 30, "the store of before is of no use")
+    assert "Move the store's folder away" in eu.consumer.process.log_text()
+    eu.indexer.stop()
+    eu.store_path.rename(eu.store_path.with_name("store.of-before"))
+    for daemon in (eu.consumer, eu.indexer):
+        daemon.start()
+    for daemon in (eu.consumer, eu.indexer):
+        daemon.wait_ready()
+    verify(world, "--all", "--repair", code=None)  # what eu's own log has no more, purged as it was
+    assert verify(world)["equal"] and eu.consumer.metric("antipode_consumer_hole_records") == 0
+    assert marks(eu, [500, 501, 502, 503]) == ["in time", "with a token"]
+    assert put(eu, [520], "back", "?level=all&timeout=30")["status"] == "completed"
+    assert put(us, [521], "back", "?level=all&timeout=30")["status"] == "completed"
+    assert seen(world, "eu")["mode"] == "active" and seen(world, "eu")["incarnation"] != incarnation

@@ -48,6 +48,7 @@ class Region:
             "consumer": {"store.path": self.data_dir / "store"},
             "indexer": {"store.path": self.data_dir / "store", "index.path": self.data_dir / "index",
                         "producer.url": self.ports.url("producer"),
+                        "compare.peers": ",".join(f"{n}={self.world.ports[n].url('indexer')}" for n in self.world.names if n != self.name),
                         "peers": ",".join(f"{n}={self.world.ports[n].url('producer')}" for n in self.world.names if n != self.name)},
         }[role]
         return Daemon(role, self.name, getattr(self.ports, role),

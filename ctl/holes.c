@@ -1,0 +1,135 @@
+/* Asked of the indexers, closed through them: they pass it on to their region's producer. */
+#include "ctl/holes.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "common/timeutil.h"
+#include "ctl/regions.h"
+
+enum { WAIT_MS = 20000, LOOK_MS = 200, AT_ONCE = 5000 };
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static uint64_t records_of(const json_t *hole)
+{
+    return (uint64_t)(json_integer_value(json_object_get(hole, "last")) - json_integer_value(json_object_get(hole, "first")) + 1);
+}
+
+/* Has it applied all records of this hole? */
+static bool has(const struct ap_holes *other, const json_t *hole)
+{
+    struct ap_position of = {.stream = strtoull(text_of(hole, "stream"), NULL, 16), .lineage = strtoull(text_of(hole, "lineage"), NULL, 16),
+                             .partition = (int32_t)json_integer_value(json_object_get(hole, "partition"))};
+    snprintf(of.topic, sizeof of.topic, "%s", text_of(hole, "topic"));
+    return ap_positions_shown(other->positions, other->position_count, &of) >= (uint64_t)json_integer_value(json_object_get(hole, "last"));
+}
+
+static int take_positions(struct ap_holes *h, const json_t *list)
+{
+    json_t *item;
+    size_t i;
+    h->positions = reallocarray(h->positions, h->position_count + json_array_size(list) + 1, sizeof *h->positions);
+    if (!h->positions)
+        abort();
+    json_array_foreach(list, i, item)
+        if (ap_position_take(item, &h->positions[h->position_count++]))
+            return AP_EIO;
+    return 0;
+}
+
+int ap_holes_ask(struct ap_fetcher *f, const struct ap_side *side, struct ap_holes *out, struct ap_err *err)
+{
+    int rc = 0;
+    *out = (struct ap_holes){.list = json_array()};
+    for (size_t w = 0; w < side->count && rc == 0; w++) {
+        struct ap_fetch one = {.method = "GET"};
+        snprintf(one.url, sizeof one.url, "%s/antipode/holes", side->indexers[w]);
+        rc = ap_fetcher_run(f, &one, 1, err);
+        json_t *answer = rc ? NULL : ap_fetch_result(&one), *hole, *list = json_object_get(answer, "holes");
+        size_t i;
+        if (rc == 0 && (!json_is_array(list) || take_positions(out, json_object_get(answer, "positions"))))
+            rc = ap_err_set(err, AP_EIO, AP_FATAL, "%s: an answer that is none of this version's", one.url);
+        json_array_foreach(list, i, hole) {
+            json_array_append(out->list, hole);
+            out->records += records_of(hole);
+        }
+        snprintf(out->region, sizeof out->region, "%s", text_of(answer, "region"));
+        out->more |= json_is_true(json_object_get(answer, "more"));
+        json_decref(answer);
+        ap_fetch_fini(&one);
+    }
+    return rc;
+}
+
+void ap_holes_fini(struct ap_holes *h)
+{
+    json_decref(h->list);
+    free(h->positions);
+    *h = (struct ap_holes){0};
+}
+
+static int post(struct ap_fetcher *f, const struct ap_side *side, json_t *losses, bool proven, struct ap_err *err)
+{
+    if (!json_array_size(losses))
+        return 0;
+    json_t *body = json_pack("{s:b,s:O}", "proven", proven, "losses", losses);
+    char *text = json_dumps(body, JSON_COMPACT);
+    struct ap_fetch one = {.method = "POST", .body = text, .len = strlen(text)};
+    snprintf(one.url, sizeof one.url, "%s/antipode/losses?timeout=20", side->indexers[0]);
+    int rc = ap_fetcher_run(f, &one, 1, err);
+    ap_fetch_fini(&one);
+    free(text);
+    json_decref(body);
+    json_array_clear(losses);
+    return rc;
+}
+
+static int wait_closed(struct ap_fetcher *f, const struct ap_side *side, uint64_t left, struct ap_err *err)
+{
+    int64_t until = ap_mono_ms() + WAIT_MS;
+    for (;;) {
+        struct ap_holes now;
+        int rc = ap_holes_ask(f, side, &now, err);
+        bool done = rc == 0 && now.records <= left;
+        ap_holes_fini(&now);
+        if (rc || done)
+            return rc;
+        if (ap_mono_ms() > until)
+            return ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "%s: its holes are given up, and its consumer still waits: does it read its own control topic?", side->region);
+        nanosleep(&(struct timespec){0, LOOK_MS * 1000000L}, NULL);
+    }
+}
+
+int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool equal, bool accept,
+                   uint64_t *proven, uint64_t *accepted, struct ap_err *err)
+{
+    struct ap_holes mine;
+    json_t *hole, *parts[2] = {json_array(), json_array()};
+    size_t i;
+    *proven = *accepted = 0;
+    int rc = ap_holes_ask(f, side, &mine, err);
+    json_array_foreach(mine.list, i, hole) {
+        bool sure = equal && has(other, hole);
+        if (rc || (!sure && !accept))
+            continue;
+        *(sure ? proven : accepted) += records_of(hole);
+        json_t *loss = json_copy(hole);
+        json_object_del(loss, "lineage"); /* nothing the producer is told */
+        json_array_append_new(parts[sure], loss);
+        if (json_array_size(parts[sure]) == AT_ONCE)
+            rc = post(f, side, parts[sure], sure, err);
+    }
+    for (int sure = 0; sure < 2 && rc == 0; sure++)
+        rc = post(f, side, parts[sure], sure, err);
+    if (rc == 0 && *proven + *accepted)
+        rc = wait_closed(f, side, mine.records - *proven - *accepted, err);
+    json_decref(parts[0]);
+    json_decref(parts[1]);
+    ap_holes_fini(&mine);
+    return rc;
+}
