@@ -47,9 +47,7 @@ void ap_ann_use_threads(int threads)
 int ap_ann_failed(struct ap_err *err, enum ap_code code, const char *what)
 {
     const char *text = faiss_get_last_error();
-    /* "Error in <function> at <file>:<line>: Error: '<condition>' failed: <reason>": the end is what helps. */
-    const char *reason = text ? strstr(text, "Error: ") : NULL;
-    reason = reason ? reason + 7 : text ? text : "no reason given";
+    const char *reason = text ? ap_faiss_reason(text) : "no reason given";
     char line[320];
     size_t n = 0;
     for (const char *p = reason; *p && n < sizeof line - 1; p++)

@@ -1,5 +1,5 @@
 /* Codecs. A factory string becomes an empty index, which training fills; the same object then encodes and decodes. It
- * never changes after that, so any number of threads may use it.
+ * never changes after that, so any number of threads may use it. TCQ is ours (ann_trellis.h), all others are FAISS's.
  *
  * Fails: what a client may get wrong (factory string, too few vectors) is AP_EINVAL; bytes that are no codec AP_ECORRUPT. */
 #include <math.h>
@@ -11,10 +11,12 @@
 #include <faiss/c_api/index_factory_c.h>
 #include "common/ann_factory.h"
 #include "common/ann_internal.h"
+#include "common/ann_trellis.h"
 
 struct ap_codec {
     atomic_uint refs;
-    FaissIndex *index;
+    FaissIndex *index;   /* one of the two */
+    struct ap_tcq *tcq;
     uint32_t dim;
     size_t code_size;
     char *factory;
@@ -51,6 +53,9 @@ static int codec_make(const char *factory, uint32_t dim, FaissIndex **out, struc
 int ap_codec_check(const char *factory, uint32_t dim, struct ap_err *err)
 {
     FaissIndex *index = NULL;
+    struct ap_tcq_shape shape;
+    if (ap_tcq_is(factory))
+        return ap_tcq_parse(factory, dim, &shape, err);
     int rc = codec_make(factory, dim, &index, err);
     if (rc == 0)
         faiss_Index_free(index);
@@ -59,15 +64,20 @@ int ap_codec_check(const char *factory, uint32_t dim, struct ap_err *err)
 
 void ap_codec_default(uint32_t dim, char *out, size_t cap)
 {
-    if (dim % 4 == 0)
-        snprintf(out, cap, "PQ%u", dim / 4);
-    else
-        snprintf(out, cap, "SQ8");
+    struct ap_tcq_shape shape;
+    snprintf(out, cap, "TCQ%u", (dim + 3) / 4);
+    if (dim < 16 || ap_tcq_parse(out, dim, &shape, NULL) != 0)
+        snprintf(out, cap, dim % 4 == 0 ? "PQ%u" : "SQ8", dim / 4);
 }
 
 void ap_codec_training_size(const char *factory, uint32_t dim, size_t *good, size_t *least)
 {
     (void)dim;
+    if (ap_tcq_is(factory)) {
+        *least = 256;
+        *good = 20000;
+        return;
+    }
     struct ap_factory_shape shape = ap_factory_look(factory);
     size_t k = (size_t)(shape.centroids > 65536 ? 65536 : shape.centroids);
     /* FAISS asks for at least one vector a centroid and thinks 39 enough; scalar ranges settle with a few hundred. */
@@ -77,44 +87,46 @@ void ap_codec_training_size(const char *factory, uint32_t dim, size_t *good, siz
         *good = 10000;
 }
 
-/* Takes index and, when bytes is not NULL, a copy of bytes; else serializes. */
-static int codec_wrap(FaissIndex *index, const char *factory, uint32_t dim, const void *bytes, size_t len,
+/* Takes the codec's inside and, when bytes is not NULL, a copy of bytes; else serializes. */
+static int codec_wrap(FaissIndex *index, struct ap_tcq *tcq, const char *factory, uint32_t dim, const void *bytes, size_t len,
                       struct ap_codec **out, struct ap_err *err)
 {
     struct ap_buf buf = {0};
     struct ap_codec *c = calloc(1, sizeof *c);
-    if (!c)
-        goto no_memory;
-    if (bytes) {
-        ap_buf_append(&buf, bytes, len);
-    } else if (ap_ann_write_memory(index, &buf) != 0) {
-        ap_ann_failed(err, AP_EIO, "serializing the codec");
+    int rc = 0;
+    if (!c || !(c->factory = strdup(factory))) {
+        rc = ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a codec");
         goto fail;
     }
+    if (bytes)
+        ap_buf_append(&buf, bytes, len);
+    else if (tcq)
+        ap_tcq_write(tcq, &buf);
+    else if (ap_ann_write_memory(index, &buf) != 0)
+        rc = ap_ann_failed(err, AP_EIO, "serializing the codec");
+    if (tcq)
+        c->code_size = ap_tcq_code_size(tcq);
+    else if (rc == 0 && faiss_Index_sa_code_size(index, &c->code_size) != 0)
+        rc = ap_ann_failed(err, AP_EINVAL, "standalone codec");
+    if (rc < 0)
+        goto fail;
     atomic_init(&c->refs, 1);
     c->dim = dim;
-    c->factory = strdup(factory);
     c->bytes = buf.data;
     c->len = buf.len;
-    if (!c->factory)
-        goto no_memory;
-    if (faiss_Index_sa_code_size(index, &c->code_size) != 0) {
-        ap_ann_failed(err, AP_EINVAL, "standalone codec");
-        goto fail;
-    }
     c->index = index;
+    c->tcq = tcq;
     crypto_generichash(c->hash, sizeof c->hash, c->bytes, c->len, NULL, 0);
     *out = c;
     return 0;
-no_memory:
-    ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for a codec");
 fail:
     if (c)
         free(c->factory);
     free(c);
     ap_buf_free(&buf);
     faiss_Index_free(index);
-    return err ? err->code : AP_EIO;
+    ap_tcq_free(&tcq);
+    return rc;
 }
 
 static int training_check(const char *factory, uint32_t dim, const float *vectors, size_t n, struct ap_err *err)
@@ -123,9 +135,13 @@ static int training_check(const char *factory, uint32_t dim, const float *vector
     ap_codec_training_size(factory, dim, &good, &least);
     if (n < least)
         return ap_err_set(err, AP_EINVAL, AP_POISON, "%zu vectors are too few to train %s: at least %zu, better %zu", n, factory, least, good);
-    for (size_t i = 0; i < n * dim; i++)
+    for (size_t i = 0; i < n * dim; i++) {
         if (!isfinite(vectors[i]))
             return ap_err_set(err, AP_EINVAL, AP_POISON, "training vector %zu holds a value that is not finite", i / dim);
+        if (fabsf(vectors[i]) >= AP_TCQ_LARGEST) /* sums of squares would end at infinity, and matrices of them nowhere */
+            return ap_err_set(err, AP_EINVAL, AP_POISON, "training vector %zu holds %g: values from %g on cannot be trained on", i / dim,
+                              (double)vectors[i], (double)AP_TCQ_LARGEST);
+    }
     for (size_t i = 1; i < n; i++)
         same += memcmp(vectors, vectors + i * dim, dim * sizeof *vectors) == 0;
     if (same == n - 1)
@@ -133,7 +149,7 @@ static int training_check(const char *factory, uint32_t dim, const float *vector
     return 0;
 }
 
-int ap_codec_train(const char *factory, uint32_t dim, const float *vectors, size_t n, int threads, struct ap_codec **out, struct ap_err *err)
+static int train_faiss(const char *factory, uint32_t dim, const float *vectors, size_t n, int threads, FaissIndex **out, struct ap_err *err)
 {
     char why[200];
     FaissIndex *index = NULL;
@@ -154,10 +170,30 @@ int ap_codec_train(const char *factory, uint32_t dim, const float *vectors, size
         rc = ap_err_set(err, AP_EINVAL, AP_POISON, "training %s left no usable codec: %s", factory, why);
         goto fail;
     }
-    return codec_wrap(index, factory, dim, NULL, 0, out, err);
+    *out = index;
+    return 0;
 fail:
     faiss_Index_free(index);
     return rc;
+}
+
+static int train_tcq(const char *factory, uint32_t dim, const float *vectors, size_t n, int threads, struct ap_tcq **out, struct ap_err *err)
+{
+    struct ap_tcq_shape shape;
+    int rc = ap_tcq_parse(factory, dim, &shape, err);
+    if (rc == 0)
+        rc = training_check(factory, dim, vectors, n, err);
+    if (rc == 0 && (rc = ap_tcq_train(&shape, vectors, n, threads, out, err)) < 0)
+        ap_err_wrap(err, "training %s", factory);
+    return rc;
+}
+
+int ap_codec_train(const char *factory, uint32_t dim, const float *vectors, size_t n, int threads, struct ap_codec **out, struct ap_err *err)
+{
+    FaissIndex *index = NULL;
+    struct ap_tcq *tcq = NULL;
+    int rc = ap_tcq_is(factory) ? train_tcq(factory, dim, vectors, n, threads, &tcq, err) : train_faiss(factory, dim, vectors, n, threads, &index, err);
+    return rc < 0 ? rc : codec_wrap(index, tcq, factory, dim, NULL, 0, out, err);
 }
 
 /* One vector through the codec: finite after decoding, or it is no codec. */
@@ -211,10 +247,14 @@ static int codec_read(const char *factory, uint32_t dim, const void *bytes, size
 int ap_codec_load(const char *factory, uint32_t dim, const void *bytes, size_t len, struct ap_codec **out, struct ap_err *err)
 {
     FaissIndex *index = NULL;
+    struct ap_tcq *tcq = NULL;
     struct ap_codec *c = NULL;
-    int rc = codec_read(factory, dim, bytes, len, &index, err);
+    struct ap_tcq_shape shape;
+    int rc = ap_tcq_is(factory) ? ap_tcq_parse(factory, dim, &shape, err) : codec_read(factory, dim, bytes, len, &index, err);
+    if (rc == 0 && ap_tcq_is(factory))
+        rc = ap_tcq_read(&shape, bytes, len, &tcq, err);
     if (rc == 0)
-        rc = codec_wrap(index, factory, dim, bytes, len, &c, err);
+        rc = codec_wrap(index, tcq, factory, dim, bytes, len, &c, err);
     if (rc == 0 && (rc = codec_try(c, err)) < 0)
         ap_codec_unref(&c);
     if (rc == 0)
@@ -239,6 +279,8 @@ int ap_codec_encode(const struct ap_codec *c, size_t n, const float *vectors, ui
     ap_ann_use_threads(1);
     /* Some codecs set bits in what they take for zeroes. */
     memset(codes, 0, n * c->code_size);
+    if (c->tcq)
+        return ap_tcq_encode(c->tcq, n, vectors, codes, err);
     if (n > 0 && faiss_Index_sa_encode(c->index, (idx_t)n, vectors, codes) != 0)
         return ap_ann_failed(err, AP_EIO, "encoding");
     return 0;
@@ -247,6 +289,8 @@ int ap_codec_encode(const struct ap_codec *c, size_t n, const float *vectors, ui
 int ap_codec_decode(const struct ap_codec *c, size_t n, const uint8_t *codes, float *vectors, struct ap_err *err)
 {
     ap_ann_use_threads(1);
+    if (c->tcq)
+        return ap_tcq_decode(c->tcq, n, codes, vectors, err);
     if (n > 0 && faiss_Index_sa_decode(c->index, (idx_t)n, codes, vectors) != 0)
         return ap_ann_failed(err, AP_ECORRUPT, "decoding");
     return 0;
@@ -265,6 +309,7 @@ void ap_codec_unref(struct ap_codec **codec)
     if (!c || atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1)
         return;
     faiss_Index_free(c->index);
+    ap_tcq_free(&c->tcq);
     free(c->factory);
     free(c->bytes);
     free(c);

@@ -2,7 +2,9 @@
 #include "common/ann_faiss.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <vector>
@@ -48,7 +50,7 @@ template <class Body> int guarded(char *why, size_t cap, Body body)
     } catch (const Unsound &e) {
         snprintf(why, cap, "%s", e.what);
     } catch (const std::exception &e) {
-        snprintf(why, cap, "%s", e.what());
+        snprintf(why, cap, "%s", ap_faiss_reason(e.what()));
     } catch (...) {
         snprintf(why, cap, "unknown exception");
     }
@@ -342,6 +344,22 @@ size_t bytes_of(const faiss::Index *index)
 } // namespace
 
 extern "C" {
+
+const char *ap_faiss_reason(const char *what)
+{
+    const char *reason = what;
+    if (strncmp(what, "Error in ", 9) == 0)
+        for (const char *p = what; (p = strchr(p, ':')) != nullptr;) {
+            const char *digits = ++p;
+            while (isdigit(static_cast<unsigned char>(*p)))
+                p++;
+            if (p > digits && p[0] == ':' && p[1] == ' ') {
+                reason = p + 2;
+                break;
+            }
+        }
+    return strncmp(reason, "Error: ", 7) == 0 ? reason + 7 : reason;
+}
 
 int ap_faiss_train(FaissIndex *index, size_t n, const float *vectors, char *why, size_t cap)
 {

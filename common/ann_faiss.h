@@ -12,6 +12,9 @@
 extern "C" {
 #endif
 
+/* What FAISS says, less "Error in <function> at <file>:<line>: Error: ": where it was built is nobody's business. */
+const char *ap_faiss_reason(const char *what);
+
 /* Train without what FAISS does for others: warnings on stderr about small training sets (how small is for ann.c to say)
  * and ordering the centroids of a PQ by simulated annealing for a kind of search that we do not use. */
 int ap_faiss_train(FaissIndex *index, size_t n, const float *vectors, char *why, size_t cap);

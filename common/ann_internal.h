@@ -2,6 +2,7 @@
  *
  * ann.c          sealed structures, flat scans, threads
  * ann_codec.c    codecs
+ * ann_trellis.c, ann_trellis_train.c, trellis.cpp: the one codec that is ours
  * ann_factory.c  factory strings before FAISS sees them
  * ann_io.c       FAISS's bytes: to memory, to files, and whether those of a codec have the right shape
  * ann_faiss.cpp  what the C API has no way for */

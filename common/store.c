@@ -251,6 +251,15 @@ void ap_store_close(struct ap_store **store)
     *store = NULL;
 }
 
+bool ap_store_replaced(const struct ap_store *store)
+{
+    char file[4200];
+    struct stat own, there, data;
+    snprintf(file, sizeof file, "%s/data.mdb", store->path);
+    return fstat(store->dir_fd, &own) == 0 && stat(store->path, &there) == 0 && (own.st_ino != there.st_ino || own.st_dev != there.st_dev) &&
+           stat(file, &data) == 0 && data.st_size > 0;
+}
+
 uint64_t ap_store_id(const struct ap_store *store)
 {
     return store->id;

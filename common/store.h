@@ -34,6 +34,8 @@ int ap_store_open(struct ap_store **out, const struct ap_store_options *options,
 void ap_store_close(struct ap_store **store); /* after its writer and snapshots */
 /* rows: current ones, tombstones too. used_bytes: what tables and rows fill of the file; the rest is free for reuse. */
 struct ap_store_stats { uint64_t file_bytes, used_bytes, rows, first_slot, next_slot; };
+/* Another store is in this one's place now: its folder was exchanged (common/handover.h). */
+bool ap_store_replaced(const struct ap_store *store);
 /* Random, made with the store: slots of a store with another id mean nothing here. */
 uint64_t ap_store_id(const struct ap_store *store);
 int ap_store_stats(struct ap_store *store, struct ap_store_stats *out, struct ap_err *err);

@@ -127,6 +127,8 @@ static int set_aside(struct ap_batch *b, struct ap_part *part, const rd_kafka_me
     ap_tally(b->tallies, part->source->origin_index, AP_TALLY_DEAD);
     ap_log_limited(&poison_limit, 1000, AP_LOG_ERROR, "set aside in %s: %s[%d] offset %lld: %s", AP_TOPIC_DEAD, part->source->name,
                    (int)part->number, (long long)m->offset, why->msg);
+    if (b->settings->rebuild)
+        return 0; /* its letter was written when the serving store met it */
     return ap_dead_send(b->dead, part, m, why, err);
 }
 

@@ -139,6 +139,11 @@ void ap_consumer_free(struct ap_consumer **pointer)
     *pointer = NULL;
 }
 
+bool ap_consumer_handover(const struct ap_consumer *c)
+{
+    return c->handover && !atomic_load(&c->stop);
+}
+
 void ap_consumer_stop(struct ap_consumer *c)
 {
     atomic_store(&c->stop, true);
@@ -260,7 +265,7 @@ static int step(struct ap_consumer *c, struct ap_err *err)
 int ap_consumer_run(struct ap_consumer *c, struct ap_err *err)
 {
     int rc = 0;
-    while (!rc && !atomic_load(&c->stop)) {
+    while (!rc && !atomic_load(&c->stop) && !c->handover) {
         rc = ap_consumer_take_findings(c, err);
         if (!rc)
             rc = ap_consumer_assign(c, err);

@@ -4,6 +4,7 @@
 
 #include <malloc.h>
 #include <stdio.h>
+#include "common/handover.h"
 #include "common/log.h"
 #include "common/timeutil.h"
 
@@ -51,6 +52,8 @@ static rd_kafka_topic_partition_list_t *unannounced(struct ap_consumer *c)
 /* For lag tools. A commit that fails is not missed: a later one covers it. */
 static void announce_offsets(struct ap_consumer *c)
 {
+    if (c->settings->rebuild)
+        return;
     rd_kafka_topic_partition_list_t *list = unannounced(c);
     if (list->cnt)
         rd_kafka_commit(c->rk, list, 1);
@@ -59,6 +62,8 @@ static void announce_offsets(struct ap_consumer *c)
 
 void ap_consumer_announce_last(struct ap_consumer *c)
 {
+    if (c->settings->rebuild)
+        return;
     rd_kafka_topic_partition_list_t *list = unannounced(c);
     rd_kafka_queue_t *answer = rd_kafka_queue_new(c->rk);
     if (list->cnt && !rd_kafka_commit_queue(c->rk, list, answer, NULL, NULL)) {
@@ -144,6 +149,7 @@ int ap_consumer_chores(struct ap_consumer *c, struct ap_err *err)
     }
     if (now_ms >= c->publish_at_ms) {
         c->publish_at_ms = now_ms + PUBLISH_MS;
+        c->handover = !c->settings->rebuild && ap_handover_asked(c->settings->store_path);
         if (*c->cluster)
             ap_status_publish(c->status, &c->sources, ap_writer_positions(c->writer), ap_writer_next_slot(c->writer));
     }

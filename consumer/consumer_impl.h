@@ -38,6 +38,7 @@ struct ap_consumer {
     int64_t publish_at_ms, second_at_ms;
     size_t bytes_since_trim;       /* read from Kafka */
     bool busy;                     /* had records since the last second */
+    bool handover;                 /* somebody wants to exchange the store: let go of it */
 
     struct ap_metric *commit_seconds, *batch_seconds, *batch_records, *batches, *cleaned;
     struct ap_metric *delay_seconds[AP_CONSUMER_REGIONS_MAX];

@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include "common/handover.h"
 #include "common/http.h"
 #include "common/log.h"
 #include "consumer/consumer.h"
@@ -47,6 +48,18 @@ static int load(struct daemon *d, int argc, char **argv, struct ap_err *err)
     return rc;
 }
 
+/* While somebody exchanges the store. False: a signal says to stop. */
+static bool wait_handover(struct daemon *d)
+{
+    const struct timespec step = {.tv_nsec = 20000000};
+    while (!d->settings.rebuild && ap_handover_asked(d->settings.store_path)) {
+        ap_status_phase(d->status, "the store is being exchanged for a rebuilt one");
+        if (sigtimedwait(&d->awaited, NULL, &step) > 0)
+            return false;
+    }
+    return true;
+}
+
 static int open_all(struct daemon *d, struct ap_err *err)
 {
     static const struct ap_http_route routes[] = {AP_HTTP_ROUTES_END};
@@ -62,6 +75,8 @@ static int open_all(struct daemon *d, struct ap_err *err)
                                    .idle_timeout_s = 60, .routes = routes, .metrics = d->metrics, .user = d->status,
                                    .ready = ap_status_ready};
     rc = ap_http_start(&d->http, &http, err);
+    if (!rc && !wait_handover(d))
+        rc = ap_err_set(err, AP_ETIMEOUT, AP_FATAL, "asked to stop while the store is being exchanged");
     if (!rc)
         rc = ap_consumer_new(&d->consumer, &d->settings, &d->extra, d->metrics, d->status, err);
     return rc;
@@ -113,10 +128,18 @@ int main(int argc, char **argv)
     rc = open_all(&d, &err);
     if (!rc)
         rc = run(&d, &err);
+    bool anew = !rc && ap_consumer_handover(d.consumer);
+    if (anew) {
+        ap_info("letting go of the store: it is to be exchanged");
+        ap_consumer_free(&d.consumer);
+        anew = wait_handover(&d);
+    }
     if (rc)
         ap_error("the consumer stops: %s; nothing was skipped.%s", err.msg, what_to_do(&err));
     else
         ap_info("stopped");
     close_all(&d);
+    if (anew && (rc = ap_begin_anew(argv, &err)))
+        fprintf(stderr, "antipode-consumer: %s\n", err.msg);
     return rc ? 1 : 0;
 }

@@ -22,6 +22,7 @@ const struct ap_option ap_consumer_options[] = {
     {"raw.queue_bytes", AP_OPT_INT, FIELD(raw_queue_bytes), "33554432", 1024, 1e9, false, "bytes of raw vectors that wait for their mutations, per partition; at most"},
     {"control.wait_ms", AP_OPT_INT, FIELD(control_wait_ms), "10000", 0, 3600000, false, "how long a region's mutations wait for a control topic that does not exist yet, and a new stream for its registration before it is reported, in ms"},
     {"clock.max_drift_ms", AP_OPT_INT, FIELD(clock_max_drift_ms), "60000", 0, 1e12, false, "an event whose clock is further ahead of ours is reported, in ms"},
+    {"rebuild", AP_OPT_BOOL, FIELD(rebuild), "false", 0, 0, false, "the store is one that `antipode rebuild` builds beside the serving one: no dead letters are written, no offsets told to Kafka"},
     {"log.level", AP_OPT_STRING, FIELD(log_level), "info", 0, 0, false, "debug, info, warn or error"},
     {"log.file", AP_OPT_STRING, FIELD(log_file), NULL, 0, 0, false, "file of the log; stderr when not set"},
     AP_OPTIONS_END};

@@ -22,6 +22,7 @@ struct ap_consumer_settings {
     int64_t raw_wait_ms, raw_queue_records, raw_queue_bytes;
     int64_t control_wait_ms;
     int64_t clock_max_drift_ms;
+    bool rebuild;
     char *log_level, *log_file;
 
     /* Made of them by ap_consumer_settings_check. */

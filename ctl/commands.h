@@ -17,9 +17,11 @@ int ap_cmd_dlq(int argc, char **argv);
 int ap_cmd_region(int argc, char **argv);
 int ap_cmd_load(int argc, char **argv);
 int ap_cmd_snapshot(int argc, char **argv);
+int ap_cmd_rebuild(int argc, char **argv);
+int ap_cmd_recall(int argc, char **argv);
 
 extern const char ap_help_status[], ap_help_lag[], ap_help_cat[], ap_help_verify[], ap_help_dlq[], ap_help_load[],
     ap_help_region[];
-extern const char ap_help_snapshot[];
+extern const char ap_help_snapshot[], ap_help_rebuild[], ap_help_recall[];
 
 #endif

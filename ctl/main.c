@@ -13,6 +13,8 @@ static const struct ap_command commands[] = {
     {"dlq", "dead letters: list, show, redrive", ap_cmd_dlq, ap_help_dlq},
     {"load", "a file of vectors into a collection", ap_cmd_load, ap_help_load},
     {"snapshot", "copies of a store: create, list, verify, restore", ap_cmd_snapshot, ap_help_snapshot},
+    {"rebuild", "a store and its index anew from the logs, beside those that serve", ap_cmd_rebuild, ap_help_rebuild},
+    {"recall", "how many of the exact answers a region's index finds, and how fast", ap_cmd_recall, ap_help_recall},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

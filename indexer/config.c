@@ -16,6 +16,7 @@ static const struct ap_option options[] = {
     {"index.merge_fan", AP_OPT_INT, AT(merge_fan), "4", 2, 64, false, "so many sealed segments of about one size become one"},
     {"index.build_threads", AP_OPT_INT, AT(build_threads), "1", 1, 256, false, "threads that build a sealed segment"},
     {"index.sealed_factory", AP_OPT_STRING, AT(sealed_factory), NULL, 0, 0, false, "FAISS factory string of sealed segments; default: chosen by size"},
+    {"rebuild", AP_OPT_BOOL, AT(rebuild), "false", 0, 0, false, "the index is one that `antipode rebuild` builds beside the serving one: no watermarks are published"},
     {"http.listen", AP_OPT_STRING, AT(listen), "127.0.0.1:8201", 0, 0, false, "address and port of the HTTP API"},
     {"http.max_connections", AP_OPT_INT, AT(max_connections), "512", 1, 65536, false, "connections served at once; more get 503"},
     {"http.idle_timeout_s", AP_OPT_INT, AT(idle_timeout_s), "120", 1, 86400, false, "seconds after which an idle connection is closed"},

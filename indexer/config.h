@@ -14,6 +14,7 @@ struct ap_indexer_config {
     char *index_path;
     int64_t hot_rows, merge_fan, build_threads;
     char *sealed_factory; /* NULL: chosen by size */
+    bool rebuild;
     char *listen;
     int64_t max_connections, idle_timeout_s, max_body_bytes, max_limit, max_offset, max_batch, max_dim;
     char *producer_url, *peers_text, *compare_text;

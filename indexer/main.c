@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+#include "common/handover.h"
 #include "common/log.h"
 #include "common/version.h"
 #include "indexer/api.h"
@@ -19,11 +20,13 @@
 
 #define STORE_POLL_MS 200
 #define STORE_REPORT_MS 10000
+#define REPLACED_POLL_MS 250
 
 struct daemon {
     struct ap_indexer_config config;
     int signal_fd, failed_fd;
     struct ap_err failure; /* of the tail, written before failed_fd */
+    bool replaced;         /* another store is in our store's place: begin anew with it */
     struct ap_metrics *metrics;
     struct ap_schemas *schemas;
     struct ap_api *api;
@@ -112,7 +115,7 @@ static int start_threads(struct daemon *d, struct ap_err *err)
 {
     struct ap_watermarks_options watermarks = {.region = d->config.region, .interval_ms = d->config.watermark_interval_ms, .busy_interval_ms = d->config.watermark_busy_interval_ms,
                                                .kafka = &d->config.extra, .schemas = d->schemas, .index = d->index, .metrics = d->metrics};
-    int rc = ap_watermarks_start(&d->watermarks, &watermarks, err);
+    int rc = d->config.rebuild ? 0 : ap_watermarks_start(&d->watermarks, &watermarks, err);
     if (rc)
         return rc;
     struct ap_tail_options tail = {.store = d->store, .index = d->index, .watermarks = d->watermarks, .metrics = d->metrics,
@@ -134,8 +137,11 @@ static int run(struct daemon *d, struct ap_err *err)
     if (rc)
         return rc < 0 ? rc : 0;
     ap_api_attach(d->api, d->index, d->tail);
-    while (!stop_asked(d, -1))
-        ;
+    bool stop = false;
+    while (!stop && !d->replaced) {
+        stop = stop_asked(d, REPLACED_POLL_MS);
+        d->replaced = !stop && ap_store_replaced(d->store);
+    }
     if (d->failure.code)
         *err = d->failure;
     return d->failure.code;
@@ -144,7 +150,7 @@ static int run(struct daemon *d, struct ap_err *err)
 /* Requests that wait for a token need the tail, so it ends after them. */
 static void shut_down(struct daemon *d)
 {
-    ap_info("stopping");
+    ap_info(d->replaced ? "the store was exchanged: beginning anew with it" : "stopping");
     ap_api_stop(&d->api);
     ap_comparer_stop(&d->comparer);
     ap_tail_stop(&d->tail);
@@ -179,5 +185,7 @@ int main(int argc, char **argv)
         ap_error("%s", err.msg);
     shut_down(&d);
     ap_indexer_config_free(&d.config);
+    if (rc == 0 && d.replaced && (rc = ap_begin_anew(argv, &err)))
+        fprintf(stderr, "antipode-indexer: %s\n", err.msg);
     return rc ? 1 : 0;
 }

@@ -1,4 +1,5 @@
-"""antipode load: every format arrives as what it is, an interrupted load goes on where it was, and what is wrong is said."""
+"""antipode load: every format arrives as what it is, an interrupted load goes on where it was, and what is wrong is said.
+antipode recall: what was loaded is found."""
 from __future__ import annotations
 
 import json
@@ -181,3 +182,27 @@ def test_parquet(eu, tmp_path):
     assert Api(eu.indexer.url).scroll("parquet")[200]["payload"] == {"n": 200 % 7}
     _, said = load(eu, file, "parquet", "--vector-column", "v", code=1)
     assert "no column v" in said
+
+
+def test_recall(eu, tmp_path):
+    """The index against its own exact answers: questions from a file, and points of the collection itself."""
+    rng = np.random.default_rng(9)
+    array = (rng.normal(size=(40, 24))[rng.integers(0, 40, 20000)] + rng.normal(size=(20000, 24)) / 4).astype(np.float32)
+    file, asked = tmp_path / "x.npy", tmp_path / "questions.fbin"
+    np.save(file, array)
+    asked.write_bytes(struct.pack("<II", 50, 24) + (array[:50] + 0.01).astype("<f4").tobytes())
+    result, _ = load(eu, file, "recalled", "--create", "Euclid", "--codec", "none")
+    assert len(vectors_of(eu, "recalled", result)) == len(array)
+
+    def recall(*more, code=0):
+        done = subprocess.run([paths.binary("antipode"), "recall", eu.indexer.url, "recalled", *map(str, more)], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if "--json" in more and code == 0 else done.stdout + done.stderr
+
+    for more in (["--queries", asked], ["--sample", 50]):
+        full, poor = (recall(*more, "--json", "--params", json.dumps({"hnsw_ef": effort})) for effort in (100000, 1))
+        assert full["recall"] == full["perfect"] == 1 and full["queries"] == 50 and 0 < poor["recall"] <= 1
+        assert 0 < full["asked"]["p50_ms"] <= full["asked"]["p99_ms"] and full["exact"]["p99_ms"] > 0
+    assert "recall@3" in recall("--limit", 3, "--sample", 5)
+    assert recall("--sample", 5, "--filter", '{"must": [{"has_id": [1, 2, 3]}]}', "--json")["recall"] == 1
+    recall("--params", '{"exact": true}', code=2), recall("--params", "x", code=2), recall("more", code=2)

@@ -83,7 +83,7 @@ def test_collection_info(us, eu, name):
         assert info.status == models.CollectionStatus.GREEN
         assert info.points_count == 0
         assert info.config.params.vectors == models.VectorParams(size=DIM, distance=models.Distance.COSINE)
-        assert info.config.metadata["antipode"]["codec"] == f"PQ{DIM // 4}"
+        assert info.config.metadata["antipode"]["codec"] == f"TCQ{DIM // 4}"
         assert name in [c.name for c in client.get_collections().collections]
     with pytest.raises(UnexpectedResponse) as refused:
         us.create_collection(name, vectors_config=models.VectorParams(size=DIM, distance=models.Distance.COSINE))

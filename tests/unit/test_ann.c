@@ -36,6 +36,7 @@ static const struct { const char *factory; size_t bytes; double error; } round_t
     {"Residual256,PQ16", 17, 0.2}, {"L2norm,SQ8", 64, 0.001}, {"PQ16x4fs", 8, 0.4},
     {"PCA32,SQ8", 32, 0.5},   {"PCAR32,PQ8", 8, 0.6}, {"RR64,SQ4", 32, 0.02},  {"Pad80,PQ16", 16, 0.3},  {"SQ6", 48, 0.01},
     {"PRQ2x2x5", 3, 0.6},     {"IVF256,SQ8", 65, 0.01}, {"SQbf16", 128, 1e-4},
+    {"TCQ16", 16, 0.15},      {"TCQ16x9", 16, 0.15},   {"TCQ16x10", 16, 0.15},  {"TCQ2", 2, 0.7},        {"TCQ49", 49, 0.002},
 };
 
 START_TEST(round_trip)
@@ -103,13 +104,27 @@ START_TEST(default_factory)
     char text[32];
     size_t good, least;
     ap_codec_default(384, text, sizeof text);
-    ck_assert_str_eq(text, "PQ96");
+    ck_assert_str_eq(text, "TCQ96");
     ck_assert_int_eq(ap_codec_check(text, 384, NULL), 0);
     ap_codec_training_size(text, 384, &good, &least);
     ck_assert_uint_eq(least, 256);
-    ck_assert_uint_eq(good, 10240);
+    ck_assert_uint_eq(good, 20000);
     ap_codec_default(102, text, sizeof text);
+    ck_assert_str_eq(text, "TCQ26");
+    /* Too few dimensions to share bits among; too many for a matrix of their squares. */
+    ap_codec_default(8, text, sizeof text);
+    ck_assert_str_eq(text, "PQ2");
+    ap_codec_default(6, text, sizeof text);
     ck_assert_str_eq(text, "SQ8");
+    ap_codec_default(16384, text, sizeof text);
+    ck_assert_str_eq(text, "PQ4096");
+    for (uint32_t dim = 1; dim <= 65536; dim += 1 + dim / 7) {
+        ap_codec_default(dim, text, sizeof text);
+        ck_assert_msg(ap_codec_check(text, dim, NULL) == 0, "%s for %u dimensions", text, dim);
+    }
+    ap_codec_training_size("PQ96", 384, &good, &least);
+    ck_assert_uint_eq(least, 256);
+    ck_assert_uint_eq(good, 10240);
     ap_codec_training_size("IVF1024,PQ8x4", 384, &good, &least);
     ck_assert_uint_eq(least, 1024);
 }
@@ -118,6 +133,7 @@ END_TEST
 static const char *const refused[] = {
     "", "nonsense", "PQ7", "PQ16x24", "PQ16x17", "HNSW32", "NSG16", "IVF256_HNSW16,PQ16", "IVF64,Flat", "LSH", "PQ0", "IVF256,PQ0", "PQ16x0", "PRQ0x2x4", "LSQ2x4", "PLSQ2x2x4", "IVF64,PQ16", "IVF64,SQ8", "Residual64,PQ16", "ITQ32,SQ8", "IDMap,Flat",
     "SQ8_direct", "PQ99999999999999999999", "OPQ16_100000,PQ16", "IVF1M,PQ16", "IVF16(PQ4),PQ16", "PQ16,PQ16", "PCA100000,SQ8", "PQ16;rm", "RQ4x16_Nfloat",
+    "TCQ", "TCQ0", "TCQ1", "TCQ016", "TCQ50", "TCQ16x", "TCQ16x7", "TCQ16x11", "TCQ16x08", "TCQ16,PQ16", "TCQ16;rm", "TCQ99999999999999999999", "TCQ16x99999999999999999999", "OPQ16,TCQ16",
     "PQaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 };
 
@@ -128,6 +144,32 @@ START_TEST(bad_factory)
     ck_assert_int_eq(err.code, AP_EINVAL);
     ck_assert_str_ne(err.msg, "");
     ck_assert_ptr_null(strchr(err.msg, '\n'));
+    /* FAISS says where it was built. */
+    ck_assert_msg(!strchr(err.msg, '/') && !strstr(err.msg, ".cpp") && !strstr(err.msg, "Error in "), "%s", err.msg);
+}
+END_TEST
+
+/* Dimensions that no codec is made for; and where FAISS fails late, in training, its words are as bare. */
+START_TEST(bad_dimension_and_late_failure)
+{
+    static const char *const factories[] = {"PQ4", "TCQ4", "SQ8", "OPQ4,PQ4"};
+    struct ap_err err = {0};
+    struct ap_codec *c = NULL;
+    for (size_t i = 0; i < sizeof factories / sizeof *factories; i++) {
+        ck_assert_int_eq(ap_codec_check(factories[i], 0, &err), AP_EINVAL);
+        ck_assert_int_eq(ap_codec_check(factories[i], 65537, &err), AP_EINVAL);
+        ck_assert_ptr_nonnull(strstr(err.msg, "dimension"));
+    }
+    ck_assert_int_eq(ap_codec_check("TCQ16384", 65536, &err), AP_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.msg, "MiB"));
+    float *x = test_clustered(300, 16, 9, 1);
+    for (size_t i = 0; i < 300 * 16; i++)
+        x[i] *= 1e25f;
+    ck_assert_int_eq(ap_codec_train("TCQ4", 16, x, 300, 1, &c, &err), AP_EINVAL);
+    ck_assert_msg(!strchr(err.msg, '/'), "%s", err.msg);
+    ck_assert_int_eq(ap_codec_train("OPQ4,PQ4", 16, x, 300, 1, &c, &err), AP_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.msg, "cannot be trained on"));
+    free(x);
 }
 END_TEST
 
@@ -145,10 +187,21 @@ START_TEST(bad_training)
     x[20] = NAN;
     ck_assert_int_eq(ap_codec_train("PQ4", 16, x, 300, 1, &c, &err), AP_EINVAL);
     ck_assert_ptr_nonnull(strstr(err.msg, "finite"));
+    ck_assert_int_eq(ap_codec_train("TCQ4", 16, x, 300, 1, &c, &err), AP_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.msg, "finite"));
+    ck_assert_int_eq(ap_codec_train("TCQ4", 16, x, 100, 1, &c, &err), AP_EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.msg, "too few"));
     /* Two different vectors only: a codec all the same. */
     x[20] = 0.5f;
     ck_assert_int_eq(ap_codec_train("PQ4", 16, x, 300, 1, &c, &err), 0);
     ck_assert_ptr_nonnull(c);
+    ap_codec_unref(&c);
+    ck_assert_int_eq(ap_codec_train("TCQ4", 16, x, 300, 1, &c, &err), 0);
+    uint8_t code[4];
+    float back[16];
+    ck_assert_int_eq(ap_codec_encode(c, 1, x, code, &err), 0);
+    ck_assert_int_eq(ap_codec_decode(c, 1, code, back, &err), 0);
+    ck_assert_double_le(mean_error(x, back, 16), 0.1);
     ap_codec_unref(&c);
     free(x);
 }
@@ -157,7 +210,7 @@ END_TEST
 /* Bytes cut short, prolonged, of another dimension, or with any one bit changed: refused, or a codec; never a crash. */
 START_TEST(hostile_bytes)
 {
-    static const char *const factories[] = {"PQ4", "OPQ4,PQ4", "SQ8", "IVF256,PQ4", "RQ2x4", "RaBitQ", "PCA8,SQ4"};
+    static const char *const factories[] = {"PQ4", "OPQ4,PQ4", "SQ8", "IVF256,PQ4", "RQ2x4", "RaBitQ", "PCA8,SQ4", "TCQ4", "TCQ3x10"};
     const char *factory = factories[_i];
     float *x = test_clustered(400, 16, 9, 1);
     struct ap_err err = {0};
@@ -188,6 +241,67 @@ START_TEST(hostile_bytes)
     ap_codec_unref(&c);
     free(bad);
     free(x);
+}
+END_TEST
+
+/* A later format is refused by name; numbers that are none, or steps whose bits do not add up, as corrupt. */
+START_TEST(tcq_versions)
+{
+    float *x = test_clustered(400, 16, 9, 1);
+    struct ap_err err = {0};
+    struct ap_codec *c = train("TCQ4", 16, x, 400), *out = NULL;
+    size_t len;
+    const uint8_t *bytes = ap_codec_bytes(c, &len);
+    uint8_t *bad = malloc(len);
+    static const struct { size_t at; uint8_t value; const char *says; } changes[] = {
+        {7, 2, "version 2"}, {8, 17, "no codec"}, {16, 9, "no codec"}, {20, 1, "no codec"}, {24, 7, "out of range"}, {24, 0, "out of range"},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        memcpy(bad, bytes, len);
+        bad[changes[i].at] = changes[i].value;
+        ck_assert_int_eq(ap_codec_load("TCQ4", 16, bad, len, &out, &err), AP_ECORRUPT);
+        ck_assert_msg(strstr(err.msg, changes[i].says) != NULL, "%zu: %s", i, err.msg);
+    }
+    memcpy(bad, bytes, len);
+    memset(bad + len - 4, 0xff, 4); /* a NaN */
+    ck_assert_int_eq(ap_codec_load("TCQ4", 16, bad, len, &out, &err), AP_ECORRUPT);
+    ap_codec_unref(&c);
+    free(bad);
+    free(x);
+}
+END_TEST
+
+/* Whatever the unit and wherever the middle: the error is the same share. Far from all it was trained on it still encodes. */
+START_TEST(tcq_scales)
+{
+    static const float scales[] = {1, 1e-6f, 1e6f};
+    double errors[3];
+    size_t n = 1000;
+    uint32_t dim = 32;
+    float *x = test_clustered(n, dim, 7, 0), *y = malloc(n * dim * sizeof *y), *back = malloc(n * dim * sizeof *back);
+    uint8_t *codes = malloc(n * 8);
+    struct ap_err err = {0};
+    for (size_t s = 0; s < 3; s++) {
+        for (size_t i = 0; i < n * dim; i++)
+            y[i] = x[i] * scales[s];
+        struct ap_codec *c = train("TCQ8", dim, y, n);
+        ck_assert_int_eq(ap_codec_encode(c, n, y, codes, &err), 0);
+        ck_assert_int_eq(ap_codec_decode(c, n, codes, back, &err), 0);
+        errors[s] = mean_error(y, back, n * dim);
+        ck_assert_double_le(errors[s], 0.3);
+        ck_assert_double_le(fabs(errors[s] - errors[0]), 0.05 * errors[0]);
+        for (size_t i = 0; i < dim; i++)
+            y[i] = i % 2 ? 3e38f : -3e38f;
+        ck_assert_int_eq(ap_codec_encode(c, 1, y, codes, &err), 0);
+        ck_assert_int_eq(ap_codec_decode(c, 1, codes, back, &err), 0);
+        for (size_t i = 0; i < dim; i++)
+            ck_assert(isfinite(back[i]));
+        ap_codec_unref(&c);
+    }
+    free(x);
+    free(y);
+    free(back);
+    free(codes);
 }
 END_TEST
 
@@ -314,6 +428,35 @@ START_TEST(past_the_end)
 }
 END_TEST
 
+/* Of the true ten, how many are among the best ten and forty by decoded vectors. */
+static void codec_recall(const char *factory, const float *x, size_t n, uint32_t dim, const float *queries, size_t nq, double *at10, double *at40)
+{
+    struct ap_err err = {0};
+    struct ap_codec *c = train(factory, dim, x, n);
+    uint8_t *codes = malloc(n * ap_codec_code_size(c));
+    float *back = malloc(n * dim * sizeof *back);
+    ck_assert_int_eq(ap_codec_encode(c, n, x, codes, &err), 0);
+    ck_assert_int_eq(ap_codec_decode(c, n, codes, back, &err), 0);
+    for (size_t i = 0; i < n; i++)
+        ap_normalize(back + i * dim, dim);
+    size_t in10 = 0, in40 = 0;
+    for (size_t q = 0; q < nq; q++) {
+        struct nearest want[10], got[40];
+        exact(x, n, dim, AP_COSINE, queries + q * dim, 10, NULL, want);
+        exact(back, n, dim, AP_COSINE, queries + q * dim, 40, NULL, got);
+        for (size_t i = 0; i < 10; i++)
+            for (size_t j = 0; j < 40; j++) {
+                in40 += want[i].ordinal == got[j].ordinal;
+                in10 += j < 10 && want[i].ordinal == got[j].ordinal;
+            }
+    }
+    *at10 = (double)in10 / (double)(nq * 10);
+    *at40 = (double)in40 / (double)(nq * 10);
+    ap_codec_unref(&c);
+    free(codes);
+    free(back);
+}
+
 START_TEST(real_embeddings)
 {
     size_t n, d;
@@ -328,25 +471,14 @@ START_TEST(real_embeddings)
     double r = recall(a, x, n, dim, AP_COSINE, queries, nq, 0, NULL);
     ck_assert_msg(r >= 0.93, "recall %g", r);
 
-    struct ap_codec *c = train("PQ96", dim, x, n);
-    uint8_t *codes = malloc(n * ap_codec_code_size(c));
-    float *back = malloc(n * dim * sizeof *back);
-    ck_assert_int_eq(ap_codec_encode(c, n, x, codes, &err), 0);
-    ck_assert_int_eq(ap_codec_decode(c, n, codes, back, &err), 0);
-    size_t hits = 0;
-    for (size_t q = 0; q < nq; q++) {
-        struct nearest want[10], got[40];
-        exact(x, n, dim, AP_COSINE, queries + q * dim, 10, NULL, want);
-        exact(back, n, dim, AP_COSINE, queries + q * dim, 40, NULL, got);
-        for (size_t i = 0; i < 10; i++)
-            for (size_t j = 0; j < 40; j++)
-                hits += want[i].ordinal == got[j].ordinal;
-    }
-    ck_assert_double_ge((double)hits / (double)(nq * 10), 0.97);
-    ap_codec_unref(&c);
+    double at10 = 0, at40 = 0;
+    codec_recall("PQ96", x, n, dim, queries, nq, &at10, &at40);
+    ck_assert_double_ge(at40, 0.97);
+    double before = at10;
+    codec_recall("TCQ96", x, n, dim, queries, nq, &at10, &at40);
+    ck_assert_double_ge(at40, 0.99);
+    ck_assert_msg(at10 > before, "TCQ96 %g, PQ96 %g", at10, before);
     ap_ann_free(&a);
-    free(codes);
-    free(back);
     free(x);
 }
 END_TEST
@@ -404,7 +536,10 @@ int main(void)
     tcase_add_test(codecs, default_factory);
     tcase_add_loop_test(codecs, bad_factory, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(codecs, bad_training);
-    tcase_add_loop_test(codecs, hostile_bytes, 0, 7);
+    tcase_add_loop_test(codecs, hostile_bytes, 0, 9);
+    tcase_add_test(codecs, tcq_versions);
+    tcase_add_test(codecs, tcq_scales);
+    tcase_add_test(codecs, bad_dimension_and_late_failure);
     suite_add_tcase(s, codecs);
     TCase *segments = tcase_create("sealed");
     tcase_set_timeout(segments, 60);
