@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include "common/log.h"
+#include "common/retired.h"
 #include "consumer/settings.h"
 
 enum { COLLECTION_MEMO = 64, STRANGERS_MAX = 1024 };
@@ -165,6 +166,17 @@ const char *ap_registry_topic(const struct ap_registry *r, uint64_t collection)
 {
     const struct ap_collection *found = ap_catalog_collection_by_id(r->catalog, collection);
     return found ? found->params.topic : NULL;
+}
+
+bool ap_registry_region_retired(const struct ap_registry *r, const struct ap_region *region)
+{
+    return ap_catalog_region_is_retired(r->catalog, region);
+}
+
+uint64_t ap_registry_stream_end(void *registry, uint64_t stream, const char *topic, int32_t partition)
+{
+    const struct ap_registry *r = registry;
+    return ap_catalog_stream_is_retired(r->catalog, stream) ? ap_catalog_stream_end(r->catalog, stream, topic, partition) : UINT64_MAX;
 }
 
 uint64_t ap_registry_lineage(void *registry, uint64_t incarnation)

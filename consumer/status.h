@@ -8,6 +8,7 @@
 #define ANTIPODE_CONSUMER_STATUS_H
 #include "common/metrics.h"
 #include "common/store.h"
+#include "consumer/held.h"
 #include "consumer/scout.h"
 #include "consumer/sources.h"
 
@@ -23,6 +24,9 @@ void ap_status_phase(struct ap_status *status, const char *text);
 void ap_status_attach(struct ap_status *status, rd_kafka_t *rk, struct ap_store *store, struct ap_scout *scout);
 /* Apply thread: copy where everything stands. */
 void ap_status_publish(struct ap_status *status, const struct ap_sources *sources, const struct ap_positions *positions, uint64_t next_slot);
+
+/* Apply thread: how many of the missing records are held, and so not missing. */
+void ap_status_held(struct ap_status *status, const struct ap_held_census *held);
 
 /* For /readyz: every topic is there, nothing is held, and all that was in Kafka when we began is in the store. */
 bool ap_status_ready(void *status, char *why, size_t why_len);
