@@ -33,6 +33,10 @@ int ap_kafka_partitions(rd_kafka_t *rk, const char *topic, int timeout_ms, int32
 int ap_kafka_topic_id(rd_kafka_t *rk, const char *topic, int timeout_ms, uint8_t id[16], struct ap_err *err);
 int ap_kafka_cluster_id(rd_kafka_t *rk, int timeout_ms, char *out, size_t cap, struct ap_err *err);
 
+/* For how long the longest-lived of these topics may still give out a record: retention.ms and segment.ms together, since a
+ * log goes in segments; -1: for ever. AP_ENOTFOUND: one of them does not exist. */
+int ap_kafka_retention(rd_kafka_t *rk, const char *const *topics, size_t count, int timeout_ms, int64_t *longest_ms, struct ap_err *err);
+
 /* Reads a whole compacted topic (all partitions) from its start to its end at the time of the call, then goes on when
  * polled: the way producers follow vec-control and vec-watermarks. on_record is called in the polling thread. */
 struct ap_follower;

@@ -93,12 +93,12 @@ static size_t find(const struct ap_slotmap *m, const struct ap_key *key, ap_slot
 
 static void insert(struct ap_slotmap *m, uint64_t print, uint64_t slot);
 
-/* Twice the size. Entries come in the order of their homes, so both tables are passed through once, in order. */
-static void grow(struct ap_slotmap *m)
+/* Another size. Entries come in the order of their homes, so both tables are passed through once, in order. */
+static void resize(struct ap_slotmap *m, unsigned to_bits)
 {
     struct ap_slotmap old = *m;
     unsigned bits = table_bits(m);
-    allocate(m, bits + 1);
+    allocate(m, to_bits);
     for (size_t at = 0; at <= old.mask; at++) {
         uint64_t e = old.entries[at];
         if (e == 0)
@@ -107,6 +107,11 @@ static void grow(struct ap_slotmap *m)
         insert(m, home << (FINGERPRINT_BITS - bits) | entry_remainder(e), entry_slot(e));
     }
     free(old.entries);
+}
+
+static void grow(struct ap_slotmap *m)
+{
+    resize(m, table_bits(m) + 1);
 }
 
 /* Put an entry that is not there. An entry nearer to its home gives its place to one that is farther from its own. */
@@ -174,6 +179,8 @@ uint64_t ap_slotmap_remove(struct ap_slotmap *m, const struct ap_key *key, ap_sl
     }
     m->entries[at] = 0;
     m->used--;
+    if (table_bits(m) > MIN_BITS && m->used < (m->mask + 1) / 8)
+        resize(m, table_bits(m) - 1);
     return slot;
 }
 

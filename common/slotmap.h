@@ -1,7 +1,8 @@
 /* Which slot holds the current row of a point: a hash table of 8 bytes an entry (24 bits of hash, 40 bits of slot).
  *
  * Keys are not stored: on a tag match the caller's function compares the key in the row at that slot. Slots are from 1;
- * 0 is "none". Open addressing, load at most 3/4, grows by doubling, without a look at the rows; at least 512 KiB of
+ * 0 is "none". Open addressing, load at most 3/4, grows by doubling and shrinks by
+ * halving when an eighth is in use, without a look at the rows; at least 512 KiB of
  * address space. Not thread-safe. Aborts when memory is out. */
 #ifndef ANTIPODE_COMMON_SLOTMAP_H
 #define ANTIPODE_COMMON_SLOTMAP_H

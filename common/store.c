@@ -22,7 +22,7 @@
 #define FILE_MODE 0640
 #define SEEN_TRIES 100
 
-static const char *const db_names[AP_DB_COUNT] = {"log", "raw", "positions", "offsets", "control", "digests", "meta"};
+static const char *const db_names[AP_DB_COUNT] = {"log", "raw", "graves", "held", "positions", "offsets", "control", "digests", "meta"};
 
 int ap_store_fail(const struct ap_store *s, int rc, const char *what, struct ap_err *err)
 {
@@ -74,7 +74,7 @@ int ap_store_read_state(const struct ap_store *s, MDB_txn *txn, struct ap_store_
 static int open_databases(struct ap_store *s, MDB_txn *txn, bool create)
 {
     for (int i = 0; i < AP_DB_COUNT; i++) {
-        unsigned flags = (create ? MDB_CREATE : 0) | (i == AP_DB_LOG || i == AP_DB_RAW ? MDB_INTEGERKEY : 0);
+        unsigned flags = (create ? MDB_CREATE : 0) | (i == AP_DB_LOG || i == AP_DB_RAW || i == AP_DB_GRAVES ? MDB_INTEGERKEY : 0);
         int rc = mdb_dbi_open(txn, db_names[i], flags, &s->db[i]);
         if (rc != 0)
             return rc;

@@ -6,7 +6,7 @@
  * transactions are short (under a second) and dead readers are cleared by the writer.
  *
  * Databases (LMDB named): log (slot u64 native integer key, MDB_APPEND) -> row; raw (slot) -> float32 LE vector;
- * positions, offsets, control, digests, meta. Formats: docs/architecture.md, "The store's file".
+ * graves (slot) -> clock of a row that is not live; held, positions, offsets, control, digests, meta. Formats: docs/architecture.md, "The store's file".
  * Beside the file: `seen`, 16 bytes written by the indexer: the slot up to which it needs nothing old any more, and a
  * check; `writer.lock`, held and filled with its process id by the writer;
  * `wake.sock`, a datagram socket that the indexer binds and the writer pokes after each commit. */
@@ -72,6 +72,44 @@ int ap_writer_clean(struct ap_writer *w, size_t max_rows, uint64_t seen, bool (*
 int ap_store_seen_read(struct ap_store *store, uint64_t *seen);       /* 0 when no indexer has ever run */
 int ap_store_seen_write(struct ap_store *store, uint64_t seen, struct ap_err *err); /* indexer; atomic */
 
+/* --- tombstones (store_collect.c) ---
+ * A row that is not live (a tombstone, or patches above nothing) has a clock: the greatest of the records that made it. That
+ * is not its version, which a conditional delete or a repair may publish long after it was given out. */
+uint64_t ap_writer_tombstones(const struct ap_writer *w); /* current rows that are not live */
+/* Inside a batch: go on collecting those with a clock below floor that the indexer has seen, looking at max_rows slots. A row
+ * goes from where it lies, after every older slot of its point: so no reader and no restart can take an older row of it
+ * for the current one. Raises the horizon to floor with the first one that goes. *more: call again, soon; else there is
+ * nothing left, or a rest is due (collecting takes a twentieth of the time at most). */
+struct ap_collected { uint64_t tombstones; bool more; };
+int ap_writer_collect(struct ap_writer *w, uint64_t floor, uint64_t seen, size_t max_rows, struct ap_collected *out, struct ap_err *err);
+/* Clock up to which tombstones may have been collected; 0: none ever was. */
+uint64_t ap_writer_horizon(const struct ap_writer *w);
+/* What this store says in its region's watermarks (watermark.h). */
+int ap_writer_put_settled(struct ap_writer *w, struct ap_settled settled, struct ap_err *err); /* inside a batch */
+struct ap_settled ap_writer_settled(const struct ap_writer *w);
+
+/* --- held events (store_held.c): records whose time has not come yet, in the order of their time --- */
+struct ap_held {
+    uint64_t time;          /* hlc at which it may be applied */
+    uint64_t hlc;           /* of its version */
+    uint64_t stream, seq;
+    struct ap_region origin;
+    const char *topic;      /* the origin's name */
+    int32_t partition;
+    int64_t offset;         /* in this region's copy of the topic */
+    const void *key; size_t key_len;
+    const void *value; size_t value_len;
+};
+/* Inside a batch. *fresh: false when this very record is held already. */
+int ap_writer_hold(struct ap_writer *w, const struct ap_held *held, bool *fresh, struct ap_err *err);
+/* Inside a batch: the earliest one, if its time is at or below `until`; out points into *bytes. 1: there is one. */
+int ap_writer_first_held(struct ap_writer *w, uint64_t until, struct ap_held *out, struct ap_buf *bytes, struct ap_err *err);
+int ap_writer_drop_held(struct ap_writer *w, const struct ap_held *held, struct ap_err *err); /* inside a batch */
+uint64_t ap_writer_held_time(const struct ap_writer *w); /* of the earliest; UINT64_MAX when there is none */
+/* All of them, until fn returns non-zero (then that is returned). Inside or outside of a batch. */
+int ap_writer_each_held(struct ap_writer *w, int (*fn)(void *arg, const struct ap_held *held), void *arg, struct ap_err *err);
+void ap_writer_held(const struct ap_writer *w, uint64_t *records, uint64_t *bytes);
+
 /* --- reading --- */
 int ap_snapshot_begin(struct ap_store *store, struct ap_snapshot **out, struct ap_err *err); /* from a pool: cheap */
 void ap_snapshot_end(struct ap_snapshot **snapshot);
@@ -105,6 +143,9 @@ int ap_snapshot_offsets(const struct ap_snapshot *s, int (*fn)(void *arg, const 
 /* --- verification and repair (store_audit.c) --- */
 /* Tombstones with an hlc up to this one may have been collected: below it a row's absence says nothing. 0: none ever was. */
 uint64_t ap_snapshot_horizon(const struct ap_snapshot *s);
+/* Rises with every tombstone that is collected: rows noted at another count may be gone from the log. */
+uint64_t ap_snapshot_collected(const struct ap_snapshot *s);
+struct ap_settled ap_snapshot_settled(const struct ap_snapshot *s);
 /* In the batch that collects tombstones: no later reader takes their absence for a loss. Never lowers it. */
 int ap_writer_raise_horizon(struct ap_writer *w, uint64_t hlc, struct ap_err *err);
 /* Any process: the writer counts the digests anew with its next batch, and removes the file `recount` that asks for it. */

@@ -18,13 +18,12 @@ uint64_t ap_snapshot_horizon(const struct ap_snapshot *s)
 int ap_writer_raise_horizon(struct ap_writer *w, uint64_t hlc, struct ap_err *err)
 {
     uint8_t bytes[8];
-    MDB_val key = ap_val("horizon", 7), value;
-    int rc = mdb_get(w->txn, w->store->db[AP_DB_META], &key, &value);
-    if (rc == 0 && value.mv_size == 8 && ap_le64(value.mv_data) >= hlc)
+    if (w->horizon >= hlc)
         return 0;
     ap_put_le64(bytes, hlc);
-    value = ap_val(bytes, sizeof bytes);
-    rc = mdb_put(w->txn, w->store->db[AP_DB_META], &key, &value, 0);
+    MDB_val key = ap_val("horizon", 7), value = ap_val(bytes, sizeof bytes);
+    int rc = mdb_put(w->txn, w->store->db[AP_DB_META], &key, &value, 0);
+    w->horizon = hlc;
     w->dirty = true;
     return rc ? ap_writer_fail(w, rc, "write its horizon", err) : 0;
 }

@@ -8,7 +8,9 @@
  * them where they are, which leaves gaps. Every step does a bounded piece of work a call, so that batches stay short. */
 #include <assert.h>
 #include <stdlib.h>
+#include "common/clock.h"
 #include "common/store_internal.h"
+#include "common/timeutil.h"
 
 #define DEAD_PER_MOVED 8 /* slots looked at or dropped in a call, for each row that may be moved */
 
@@ -35,7 +37,7 @@ static int drop_below(struct ap_writer *w, enum ap_store_db db, uint64_t below, 
 }
 
 /* The oldest slot in the log; the next one when it is empty. */
-static int find_first(struct ap_writer *w, struct ap_err *err)
+int ap_writer_find_first(struct ap_writer *w, struct ap_err *err)
 {
     MDB_val key, value;
     int rc = mdb_cursor_get(w->log, &key, &value, MDB_FIRST);
@@ -57,10 +59,12 @@ static int drop_passed(struct ap_writer *w, uint64_t seen, size_t limit, size_t 
         size_t rows = 0, vectors = 0, no_limit = SIZE_MAX;
         rc = drop_below(w, AP_DB_LOG, w->passed[done].below, &limit, &rows, err);
         if (rc == 0)
-            rc = find_first(w, err);
-        /* Vectors go as far as rows went. */
+            rc = ap_writer_find_first(w, err);
+        /* Vectors and clocks go as far as rows went. */
         if (rc == 0 && rows > 0)
             rc = drop_below(w, AP_DB_RAW, w->state.first_slot, &no_limit, &vectors, err);
+        if (rc == 0 && rows > 0)
+            rc = drop_below(w, AP_DB_GRAVES, w->state.first_slot, &no_limit, &vectors, err);
         *dropped += rows;
         w->passed_rows -= rows;
         if (w->state.first_slot >= w->passed[done].below)
@@ -99,8 +103,9 @@ static bool is_current(struct ap_writer *w, const struct ap_key *key, uint64_t s
     return ap_slotmap_get(&w->map, key, ap_writer_match_slot, &slot) == slot;
 }
 
-static void forget(struct ap_writer *w, const struct ap_row *row, uint64_t slot)
+void ap_writer_forget(struct ap_writer *w, const struct ap_row *row, uint64_t slot)
 {
+    w->tombstones -= !ap_row_is_live(row);
     ap_slotmap_remove(&w->map, &row->key, ap_writer_match_slot, &slot);
     ap_digests_remove(&w->digests, &row->key, row->checksum);
     w->dirty = true;
@@ -131,11 +136,13 @@ static int sweep(struct ap_writer *w, uint64_t seen, size_t visits, size_t delet
         }
         if (readable && last_dead) {
             if (is_current(w, &row.key, slot))
-                forget(w, &row, slot);
+                ap_writer_forget(w, &row, slot);
             rc = mdb_cursor_del(cursor, 0);
-            MDB_val raw = ap_val(&slot, sizeof slot);
-            int gone = rc ? 0 : mdb_del(w->txn, w->store->db[AP_DB_RAW], &raw, NULL);
-            rc = rc ? rc : gone == MDB_NOTFOUND ? 0 : gone;
+            MDB_val beside = ap_val(&slot, sizeof slot);
+            for (enum ap_store_db db = AP_DB_RAW; rc == 0 && db <= AP_DB_GRAVES; db++) {
+                int gone = mdb_del(w->txn, w->store->db[db], &beside, NULL);
+                rc = gone == MDB_NOTFOUND ? 0 : gone;
+            }
             w->passed_rows -= slot < w->cleaned;
             w->dirty = true;
             deletes--;
@@ -147,19 +154,23 @@ static int sweep(struct ap_writer *w, uint64_t seen, size_t visits, size_t delet
     if (rc == MDB_NOTFOUND || (rc == 0 && slot > seen))
         w->swept = 0;
     mdb_cursor_close(cursor);
-    return rc && rc != MDB_NOTFOUND ? ap_writer_fail(w, rc, "drop rows of dead collections", err) : find_first(w, err);
+    return rc && rc != MDB_NOTFOUND ? ap_writer_fail(w, rc, "drop rows of dead collections", err) : ap_writer_find_first(w, err);
 }
 
 static int move_row(struct ap_writer *w, uint64_t from, const struct ap_row *row, struct ap_err *err)
 {
-    uint64_t to;
+    uint64_t to, clock = 0;
+    bool live = ap_row_is_live(row);
+    struct ap_key key = row->key;
     ap_buf_clear(&w->row); /* a copy: writing may move what row points to */
     ap_buf_append(&w->row, row->bytes, row->len);
     int rc = ap_writer_append(w, w->row.data, w->row.len, &to, err);
-    if (rc == 0)
+    if (rc == 0 && live)
         rc = ap_writer_move_raw(w, from, to, err);
+    if (rc == 0 && !live && (rc = ap_writer_grave(w, from, &clock, err)) == 0)
+        rc = ap_writer_put_grave(w, to, clock ? clock : ap_hlc_make(ap_wall_ms(), 0), err); /* of an unknown age: as of now */
     if (rc == 0)
-        ap_slotmap_put(&w->map, &row->key, to, ap_writer_match_slot, &from);
+        ap_slotmap_put(&w->map, &key, to, ap_writer_match_slot, &from);
     return rc;
 }
 

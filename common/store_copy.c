@@ -134,6 +134,9 @@ int ap_store_adopt(const char *path, const char *region, uint64_t *id, struct ap
         }
         value = ap_val(identity, sizeof identity);
         rc = rc ? rc : mdb_put(txn, meta, &key, &value, 0);
+        key = ap_val("settled", 7); /* said of another time, or another region's dead letters */
+        int gone = rc ? 0 : mdb_del(txn, meta, &key, NULL);
+        rc = rc ? rc : gone == MDB_NOTFOUND ? 0 : gone;
     }
     if (rc == 0)
         rc = mdb_txn_commit(txn);

@@ -4,15 +4,21 @@
  * store_snapshot.c reading
  * store_writer.c   batches
  * store_clean.c    the cleaner
+ * store_collect.c  collecting tombstones
+ * store_held.c     events that wait for their time
  * store_digest.c   the digests in memory
  * store_audit.c    what verification asks beyond rows
  *
  * Formats, integers little-endian unless said otherwise:
  *   meta "identity"  u32 format, i32 worker, i32 workers, u32 0, u64 id, 16 bytes region
- *   meta "horizon"   u64 greatest hlc of a collected tombstone
+ *   meta "horizon"   u64 clock up to which tombstones may have been collected
+ *   meta "collected" u64 tombstones collected so far
+ *   meta "settled"   u64 hlc, i64 ms: struct ap_settled
  *   meta "state"     u64 next slot, u64 first slot, u64 current rows, u64 control version
  *   log              key: slot, native u64; value: row (row.h)
  *   raw              key: slot; value: float32
+ *   graves           key: slot of a row that is not live; value: u64 clock of the newest record in it
+ *   held             store_held.c
  *   positions        positions_store.c
  *   offsets          key: 16 bytes topic id, u32 partition (big-endian), cluster id; value: i64 next, topic name
  *   control          key: 16 bytes origin region, control key; value: the record's value
@@ -23,7 +29,7 @@
 #include <pthread.h>
 #include "common/store.h"
 
-enum ap_store_db { AP_DB_LOG, AP_DB_RAW, AP_DB_POSITIONS, AP_DB_OFFSETS, AP_DB_CONTROL, AP_DB_DIGESTS, AP_DB_META, AP_DB_COUNT };
+enum ap_store_db { AP_DB_LOG, AP_DB_RAW, AP_DB_GRAVES, AP_DB_HELD, AP_DB_POSITIONS, AP_DB_OFFSETS, AP_DB_CONTROL, AP_DB_DIGESTS, AP_DB_META, AP_DB_COUNT };
 
 struct ap_store_state { uint64_t next_slot, first_slot, rows, control_version; };
 #define AP_STATE_BYTES 32
@@ -86,6 +92,15 @@ void ap_digest_decode(const uint8_t *piece, size_t i, struct ap_digest *out);
 /* --- the writer --- */
 struct ap_passed { uint64_t below, copies; }; /* rows under `below` are dead; the last copy made for that is in slot `copies` */
 
+/* A round of collecting: gather what may go, then take it out of the log (store_collect.c). */
+struct ap_collecting {
+    enum { AP_COLLECT_RESTS, AP_COLLECT_GATHERS, AP_COLLECT_SWEEPS } phase;
+    uint64_t floor, next, last;  /* next: slot to look at; last: of those gathered */
+    uint64_t *keys;              /* hashes of what may go; a table of mask + 1 */
+    size_t mask, count;
+    int64_t worked_ns, rest_until_ns;
+};
+
 struct ap_writer {
     struct ap_store *store;
     int lock_fd, wake_fd;
@@ -106,6 +121,11 @@ struct ap_writer {
     uint64_t cleaned;            /* the cleaner has been up to here */
     uint64_t swept;              /* so has the sweep for dead collections */
     uint64_t passed_rows;        /* dead rows in those ranges */
+    uint64_t tombstones;         /* current rows that are not live */
+    uint64_t horizon, collected; /* as in meta */
+    struct ap_settled settled;   /* as in meta */
+    struct ap_collecting collecting;
+    struct { uint64_t records, bytes, first; } held; /* first: the earliest time */
     int64_t readers_checked_ms;
 };
 
@@ -116,6 +136,12 @@ bool ap_writer_match_slot(void *slot_wanted, uint64_t slot, const struct ap_key 
 int ap_writer_fail(struct ap_writer *w, int rc, const char *what, struct ap_err *err);
 int ap_writer_append(struct ap_writer *w, const void *row, size_t len, uint64_t *slot, struct ap_err *err);
 int ap_writer_put_raw(struct ap_writer *w, uint64_t slot, const void *vector, size_t len, struct ap_err *err);
+/* The clock kept with a row that is not live; 0 when there is none. */
+int ap_writer_grave(struct ap_writer *w, uint64_t slot, uint64_t *clock, struct ap_err *err);
+int ap_writer_put_grave(struct ap_writer *w, uint64_t slot, uint64_t clock, struct ap_err *err);
+void ap_writer_forget(struct ap_writer *w, const struct ap_row *row, uint64_t slot); /* the current row of a key, from map and digests */
+int ap_writer_find_first(struct ap_writer *w, struct ap_err *err); /* state.first_slot from the log */
+int ap_writer_load_extras(struct ap_writer *w, struct ap_err *err); /* at opening: horizon, settled, held */
 int ap_writer_move_raw(struct ap_writer *w, uint64_t from, uint64_t to, struct ap_err *err);
 
 #endif

@@ -103,9 +103,12 @@ static int scan_log(struct ap_writer *w, struct ap_err *err)
         if (before) {
             assert(w->matched.slot == before);
             /* It was sound when it was put. */
-            if (ap_row_read(w->matched.bytes.mv_data, w->matched.bytes.mv_size, 0, &old, NULL) == 0)
+            if (ap_row_read(w->matched.bytes.mv_data, w->matched.bytes.mv_size, 0, &old, NULL) == 0) {
                 ap_digests_remove(&w->digests, &old.key, old.checksum);
+                w->tombstones -= !ap_row_is_live(&old);
+            }
         }
+        w->tombstones += !ap_row_is_live(&row);
         ap_digests_add(&w->digests, &row.key, row.checksum);
     }
     if (cursor)
@@ -153,6 +156,8 @@ static int load(struct ap_writer *w, struct ap_err *err)
         bad = scan_log(w, err);
     if (bad == 0)
         bad = load_positions(w, err);
+    if (bad == 0)
+        bad = ap_writer_load_extras(w, err);
     MDB_cursor *cursor;
     MDB_val key, value;
     if (bad == 0 && (rc = mdb_cursor_open(w->txn, s->db[AP_DB_RAW], &cursor)) == 0) {
@@ -220,6 +225,7 @@ void ap_writer_close(struct ap_writer **writer)
     ap_buf_free(&w->row);
     ap_buf_free(&w->raw);
     free(w->passed);
+    free(w->collecting.keys);
     free(w);
     *writer = NULL;
 }
@@ -330,6 +336,21 @@ static bool same_base(const struct ap_row *a, const uint8_t *b_bytes, size_t b_l
            ap_version_compare(&a->version, &b.version) == 0;
 }
 
+/* Count rows that are not live, and keep with each the greatest clock of what made it. */
+static int bury(struct ap_writer *w, bool was_dead, uint64_t old, uint64_t slot, const struct ap_mutation *m, struct ap_err *err)
+{
+    struct ap_row row;
+    uint64_t clock = 0;
+    w->tombstones -= was_dead;
+    if (ap_row_read(w->row.data, w->row.len, 0, &row, NULL) != 0 || ap_row_is_live(&row))
+        return 0;
+    w->tombstones++;
+    int rc = was_dead ? ap_writer_grave(w, old, &clock, err) : 0;
+    uint64_t newest = ap_row_newest(&row).hlc;
+    clock = m->clock > clock ? m->clock : clock;
+    return rc ? rc : ap_writer_put_grave(w, slot, newest > clock ? newest : clock, err);
+}
+
 int ap_writer_apply(struct ap_writer *w, const struct ap_key *key, const struct ap_mutation *m, bool *changed, struct ap_err *err)
 {
     struct ap_row current;
@@ -349,9 +370,12 @@ int ap_writer_apply(struct ap_writer *w, const struct ap_key *key, const struct 
         return rc;
     uint64_t old_checksum = sound ? current.checksum : 0;
     bool keeps_raw = sound && m->op == AP_OP_PATCH && same_base(&current, w->row.data, w->row.len);
+    bool was_dead = sound && !ap_row_is_live(&current); /* before the next write, which may move what current points to */
     rc = ap_writer_append(w, w->row.data, w->row.len, &slot, err);
     if (rc == 0 && keeps_raw)
         rc = ap_writer_move_raw(w, old, slot, err);
+    if (rc == 0)
+        rc = bury(w, was_dead, old, slot, m, err);
     if (rc < 0)
         return rc;
     ap_slotmap_put(&w->map, key, slot, ap_writer_match_slot, &old);
@@ -478,13 +502,16 @@ static int recount(struct ap_writer *w, struct ap_err *err)
     if (rc != 0)
         return ap_writer_fail(w, rc, "count its digests", err);
     ap_digests_fini(&w->digests);
+    w->tombstones = 0;
     while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
         struct ap_row row;
         uint64_t slot;
         memcpy(&slot, key.mv_data, sizeof slot);
         if (ap_row_read(value.mv_data, value.mv_size, 0, &row, NULL) == 0 &&
-            ap_slotmap_get(&w->map, &row.key, ap_writer_match_slot, &slot) == slot)
+            ap_slotmap_get(&w->map, &row.key, ap_writer_match_slot, &slot) == slot) {
             ap_digests_add(&w->digests, &row.key, row.checksum);
+            w->tombstones += !ap_row_is_live(&row);
+        }
     }
     mdb_cursor_close(cursor);
     if (rc != MDB_NOTFOUND)

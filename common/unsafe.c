@@ -5,7 +5,7 @@
 #include <string.h>
 #include "common/log.h"
 
-static const char *const names[AP_UNSAFE_COUNT] = {"no_version_check", "no_key_versions", "no_tombstones", "no_positions", "no_offset_in_transaction", "no_token_wait", "no_barrier"};
+static const char *const names[AP_UNSAFE_COUNT] = {"no_version_check", "no_key_versions", "no_tombstones", "no_positions", "no_offset_in_transaction", "no_token_wait", "no_barrier", "collect_early"};
 static bool off[AP_UNSAFE_COUNT];
 
 static void take(const char *word, size_t len)

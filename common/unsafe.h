@@ -12,6 +12,7 @@ enum ap_unsafe {
     AP_UNSAFE_NO_OFFSET_IN_TRANSACTION, /* offsets are committed before their rows */
     AP_UNSAFE_NO_TOKEN_WAIT,            /* a token counts as covered */
     AP_UNSAFE_NO_BARRIER,               /* strong and bounded reads ask nobody */
+    AP_UNSAFE_COLLECT_EARLY,            /* tombstones are forgotten at once, whatever may still come */
     AP_UNSAFE_COUNT
 };
 /* The environment is read at the first call. Any thread. */

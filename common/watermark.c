@@ -18,6 +18,8 @@ int ap_watermark_encode(const struct ap_schemas *s, const struct ap_watermark *w
     ap_avro_set_string(&record, "region", w->region.name);
     ap_avro_set_u64(&record, "sent_ms", (uint64_t)w->sent_ms);
     ap_avro_set_u64(&record, "hlc", w->hlc);
+    ap_avro_set_u64(&record, "settled", w->settled.hlc);
+    ap_avro_set_u64(&record, "retention_ms", (uint64_t)w->settled.retention_ms);
     list = ap_avro_field(&record, "positions");
     for (size_t i = 0; i < w->count; i++) {
         const struct ap_position *p = &w->positions[i];
@@ -76,8 +78,10 @@ int ap_watermark_decode(const struct ap_schemas *s, const void *value, size_t le
         return rc;
     out->sent_ms = (int64_t)ap_avro_u64(&record, "sent_ms");
     out->hlc = ap_avro_u64(&record, "hlc");
+    out->settled.hlc = ap_avro_u64(&record, "settled");
+    out->settled.retention_ms = (int64_t)ap_avro_u64(&record, "retention_ms");
     rc = read_region(&record, &out->region, err);
-    if (rc == 0 && (out->hlc > AP_HLC_MAX || out->sent_ms < 0))
+    if (rc == 0 && (out->hlc > AP_HLC_MAX || out->sent_ms < 0 || out->settled.hlc > AP_HLC_MAX || out->settled.retention_ms < -1))
         rc = bad(err, "a clock out of range");
     list = ap_avro_field(&record, "positions");
     avro_value_get_size(&list, &out->count);

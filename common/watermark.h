@@ -11,7 +11,12 @@
 
 struct ap_position { uint64_t stream; struct ap_region region; char topic[64]; int32_t partition; uint64_t mark; uint64_t clock; uint64_t lineage; bool finished; };
 
-struct ap_watermark { struct ap_region region; int64_t sent_ms; uint64_t hlc; struct ap_position *positions; size_t count; };
+/* What a region says to the other regions' collectors of tombstones. hlc: nothing at or below it is missing there (a hole),
+ * waits (held events) or lies among the dead letters; 0: not known. retention_ms: for how long its logs may give out a
+ * record again; -1: for ever, 0: not known. */
+struct ap_settled { uint64_t hlc; int64_t retention_ms; };
+
+struct ap_watermark { struct ap_region region; int64_t sent_ms; uint64_t hlc; struct ap_position *positions; size_t count; struct ap_settled settled; };
 int ap_watermark_encode(const struct ap_schemas *s, const struct ap_watermark *w, struct ap_buf *out, struct ap_err *err);
 int ap_watermark_decode(const struct ap_schemas *s, const void *value, size_t len, struct ap_watermark *out, struct ap_err *err);
 void ap_watermark_fini(struct ap_watermark *w);

@@ -2,7 +2,7 @@
  * the raw vectors, which look for the mutations that have just been applied.
  *
  * How a record ends: applied; a duplicate; set aside as a dead letter (and its position noted, if it has a readable one);
- * or its partition is put on hold at it. There is no fifth way. */
+ * its partition is put on hold at it; or it is held in the store until its time comes. There is no sixth way. */
 #include "consumer/batch.h"
 
 #include <stdlib.h>
@@ -10,8 +10,9 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 #include "common/unsafe.h"
+#include "consumer/held.h"
 
-static struct ap_log_limit poison_limit, schema_limit, foreign_limit, drift_limit, partition_limit, rewind_limit;
+static struct ap_log_limit poison_limit, schema_limit, foreign_limit, partition_limit, rewind_limit;
 
 void ap_batch_init(struct ap_batch *b)
 {
@@ -20,6 +21,7 @@ void ap_batch_init(struct ap_batch *b)
     b->parts = calloc(b->cap, sizeof(struct ap_part *));
     if (!b->messages || !b->parts)
         abort();
+    b->letters_hlc = AP_HLC_MAX;
 }
 
 void ap_batch_clear(struct ap_batch *b)
@@ -122,30 +124,32 @@ int ap_batch_gather(struct ap_batch *b, rd_kafka_queue_t *queue, int timeout_ms,
 
 /* ---- what happens to a record ------------------------------------------------------------------------------------- */
 
-static int set_aside(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *m, const struct ap_err *why, struct ap_err *err)
+static int set_aside(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, const struct ap_err *why, struct ap_err *err)
 {
     ap_tally(b->tallies, part->source->origin_index, AP_TALLY_DEAD);
     ap_log_limited(&poison_limit, 1000, AP_LOG_ERROR, "set aside in %s: %s[%d] offset %lld: %s", AP_TOPIC_DEAD, part->source->name,
-                   (int)part->number, (long long)m->offset, why->msg);
+                   (int)part->number, (long long)r->offset, why->msg);
     if (b->settings->rebuild)
         return 0; /* its letter was written when the serving store met it */
-    return ap_dead_send(b->dead, part, m, why, err);
+    return ap_dead_send(b->dead, part, r, why, err);
 }
 
-static int wait_for_schema(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *m, const struct ap_err *why, struct ap_err *err)
+static int wait_for_schema(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, const struct ap_err *why, struct ap_err *err)
 {
+    if (!r->message)
+        return set_aside(b, part, r, why, err); /* it could be read when it was held */
     ap_log_limited(&schema_limit, 10000, AP_LOG_ERROR,
                    "%s[%d] waits at offset %lld: %s; it goes on when the schema comes through %s. Is this release older than "
                    "the producers'?",
-                   part->source->name, (int)part->number, (long long)m->offset, why->msg, AP_TOPIC_CONTROL);
-    return ap_part_hold(b->sources, part, m->offset, AP_HOLD_SCHEMA, err);
+                   part->source->name, (int)part->number, (long long)r->offset, why->msg, AP_TOPIC_CONTROL);
+    return ap_part_hold(b->sources, part, r->offset, AP_HOLD_SCHEMA, err);
 }
 
 /* It failed. An error about this one record is poison; any other stops the daemon. */
-static int set_aside_or_stop(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *m, const struct ap_err *why, struct ap_err *err)
+static int set_aside_or_stop(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, const struct ap_err *why, struct ap_err *err)
 {
     if (why->cls == AP_POISON || why->code == AP_EINVAL || why->code == AP_ECORRUPT)
-        return set_aside(b, part, m, why, err);
+        return set_aside(b, part, r, why, err);
     *err = *why;
     return why->code;
 }
@@ -155,6 +159,7 @@ static int set_aside_or_stop(struct ap_batch *b, struct ap_part *part, const rd_
 static int apply_control(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *m, struct ap_err *err)
 {
     const struct ap_region *origin = &part->source->origin;
+    struct ap_record record = ap_record_of(m);
     struct ap_err why = {0};
     ap_tally(b->tallies, part->source->origin_index, AP_TALLY_CONTROL);
     if (!m->len)
@@ -162,7 +167,7 @@ static int apply_control(struct ap_batch *b, struct ap_part *part, const rd_kafk
     int rc = ap_registry_apply(b->registry, origin, m->key, m->key_len, m->payload, m->len, &why);
     if (rc < 0 && rc != AP_ESCHEMA) {
         ap_tally(b->tallies, part->source->origin_index, AP_TALLY_CONTROL_REFUSED);
-        return set_aside_or_stop(b, part, m, &why, err);
+        return set_aside_or_stop(b, part, &record, &why, err);
     }
     return ap_writer_put_control(b->writer, origin, m->key, m->key_len, m->payload, m->len, err);
 }
@@ -210,19 +215,19 @@ static void note_stream(struct ap_batch *b, struct ap_part *part, const struct a
     }
 }
 
-static void note_clock(struct ap_batch *b, struct ap_part *part, const struct ap_mutation *m)
+/* A letter can be published again: until then, no tombstone as new as it may be forgotten, anywhere (rule.h). */
+static int set_mutation_aside(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, const struct ap_mutation *m, const struct ap_err *why, struct ap_err *err)
 {
-    uint64_t ahead = m->clock > m->version.hlc ? m->clock : m->version.hlc;
-    if (ap_hlc_ms(ahead) > b->now_ms + b->settings->clock_max_drift_ms) {
-        ap_tally(b->tallies, part->source->origin_index, AP_TALLY_DRIFT);
-        ap_log_limited(&drift_limit, 10000, AP_LOG_ERROR,
-                       "%s[%d] offset %lld: its clock is %lld ms ahead of ours; applied. One of the two machines needs its time set",
-                       part->source->name, (int)part->number, (long long)part->next,
-                       (long long)(ap_hlc_ms(ahead) - b->now_ms));
-        return; /* and no witness for how fresh we are */
+    struct ap_settled settled = ap_writer_settled(b->writer);
+    uint64_t below = m->version.hlc ? m->version.hlc - 1 : 0;
+    b->letters_hlc = m->version.hlc < b->letters_hlc ? m->version.hlc : b->letters_hlc;
+    if (settled.hlc > below) {
+        settled.hlc = below;
+        int rc = ap_writer_put_settled(b->writer, settled, err);
+        if (rc)
+            return rc;
     }
-    if (m->clock > part->newest_clock)
-        part->newest_clock = m->clock;
+    return set_aside(b, part, r, why, err);
 }
 
 /* Heartbeats carry no change; a hello also says where its predecessor ended. */
@@ -238,7 +243,14 @@ static int apply_heartbeat(struct ap_batch *b, struct ap_part *part, const struc
     return 0;
 }
 
-static int apply_change(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *msg, const struct ap_mutation *m, struct ap_err *why)
+/* Tombstones this old may have been forgotten here. What is published now has a clock of now, however old its version is,
+ * so this comes of a stream that nobody knew, or that has been silent for longer than any log remembers. */
+static bool is_below_horizon(const struct ap_batch *b, const struct ap_mutation *m)
+{
+    return m->clock <= ap_writer_horizon(b->writer) && m->op != AP_OP_DELETE && !ap_unsafe(AP_UNSAFE_COLLECT_EARLY);
+}
+
+static int apply_change(struct ap_batch *b, struct ap_part *part, const struct ap_record *msg, const struct ap_mutation *m, struct ap_err *why)
 {
     size_t origin = part->source->origin_index;
     if (msg->key_len != sizeof(struct ap_key))
@@ -248,6 +260,10 @@ static int apply_change(struct ap_batch *b, struct ap_part *part, const rd_kafka
         ap_tally(b->tallies, origin, AP_TALLY_DELETED);
         return 0;
     }
+    if (is_below_horizon(b, m))
+        return ap_err_set(why, AP_ECONFLICT, AP_POISON,
+                          "published at %lld ms, before the horizon of collected tombstones here, by a stream that was not known or had long been "
+                          "silent: its point may have been deleted since. Redrive it only if it was not", (long long)ap_hlc_ms(m->clock));
     bool changed = false;
     int rc = ap_writer_apply(b->writer, key, m, &changed, why);
     if (rc)
@@ -270,35 +286,45 @@ static enum ap_seen forget_holes(struct ap_batch *b, struct ap_part *part, const
     return AP_SEEN_NEW;
 }
 
-static int apply_mutation(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *msg, struct ap_err *err)
+/* Decode, and if it is no duplicate and its time has come, apply. */
+static int apply_mutation(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, struct ap_err *err)
 {
     struct ap_mutation m;
     struct ap_err why; /* filled by whoever fails */
-    int rc = ap_mutation_decode(ap_registry_schemas(b->registry), msg->payload, msg->len, &m, &b->scratch, &why);
+    int rc = ap_mutation_decode(ap_registry_schemas(b->registry), r->value, r->value_len, &m, &b->scratch, &why);
     if (rc == AP_ESCHEMA)
-        return wait_for_schema(b, part, msg, &why, err);
+        return wait_for_schema(b, part, r, &why, err);
     if (rc)
-        return set_aside_or_stop(b, part, msg, &why, err);
+        return set_aside_or_stop(b, part, r, &why, err);
 
     const struct ap_source *source = part->source;
+    struct ap_positions *positions = ap_writer_positions(b->writer);
     if (is_too_late(b, part, &m, &why)) {
         ap_tally(b->tallies, source->origin_index, AP_TALLY_RETIRED);
-        bool counted = ap_positions_check(ap_writer_positions(b->writer), m.stream, source->topic, part->number, m.seq) == AP_SEEN_DUPLICATE;
-        return counted || m.op == AP_OP_HEARTBEAT ? 0 : set_aside(b, part, msg, &why, err);
+        bool counted = ap_positions_check(positions, m.stream, source->topic, part->number, m.seq) == AP_SEEN_DUPLICATE;
+        return counted || m.op == AP_OP_HEARTBEAT ? 0 : set_mutation_aside(b, part, r, &m, &why, err);
     }
-    enum ap_seen seen = ap_positions_note(ap_writer_positions(b->writer), &source->origin, m.stream, source->topic, part->number, m.seq, m.clock);
+    if (ap_held_too_early(b, &m) && ap_positions_check(positions, m.stream, source->topic, part->number, m.seq) != AP_SEEN_DUPLICATE) {
+        bool full;
+        rc = ap_held_put(b, part, r, &m, &full, err);
+        return rc ? rc : full ? ap_part_hold(b->sources, part, r->offset, AP_HOLD_CLOCK, err) : 0;
+    }
+    enum ap_seen seen = ap_positions_note(positions, &source->origin, m.stream, source->topic, part->number, m.seq, m.clock);
     if (ap_unsafe(AP_UNSAFE_NO_POSITIONS))
         seen = forget_holes(b, part, &m);
     if (seen == AP_SEEN_DUPLICATE) {
         ap_tally(b->tallies, source->origin_index, AP_TALLY_DUPLICATES);
         return 0;
     }
-    if (seen == AP_SEEN_LATE)
+    if (seen == AP_SEEN_LATE && r->message)
         ap_tally(b->tallies, source->origin_index, AP_TALLY_LATE);
-    note_clock(b, part, &m);
+    if (m.clock > part->newest_clock)
+        part->newest_clock = m.clock;
     note_stream(b, part, &m);
-    rc = m.op == AP_OP_HEARTBEAT ? apply_heartbeat(b, part, &m, &why) : apply_change(b, part, msg, &m, &why);
-    return rc ? set_aside_or_stop(b, part, msg, &why, err) : 0;
+    rc = m.op == AP_OP_HEARTBEAT ? apply_heartbeat(b, part, &m, &why) : apply_change(b, part, r, &m, &why);
+    if (rc && why.cls == AP_POISON)
+        return set_mutation_aside(b, part, r, &m, &why, err);
+    return rc ? set_aside_or_stop(b, part, r, &why, err) : 0;
 }
 
 /* ---- raw vectors ------------------------------------------------------------------------------------------------------ */
@@ -306,13 +332,14 @@ static int apply_mutation(struct ap_batch *b, struct ap_part *part, const rd_kaf
 static int apply_raw(struct ap_batch *b, struct ap_part *part, size_t i, struct ap_err *err)
 {
     rd_kafka_message_t *m = b->messages[i];
+    struct ap_record record = ap_record_of(m);
     struct ap_err why;
     enum ap_raw_verdict verdict = AP_RAW_DONE;
     int rc = ap_raw_offer(b->join, part, m, b->mono_ms, &verdict, &why);
     if (rc == AP_ESCHEMA)
-        return wait_for_schema(b, part, m, &why, err);
+        return wait_for_schema(b, part, &record, &why, err);
     if (rc)
-        return set_aside_or_stop(b, part, m, &why, err);
+        return set_aside_or_stop(b, part, &record, &why, err);
     if (verdict == AP_RAW_FULL)
         return ap_part_hold(b->sources, part, m->offset, AP_HOLD_RAW_FULL, err);
     if (verdict == AP_RAW_KEPT) {
@@ -332,7 +359,8 @@ static int apply_kind(struct ap_batch *b, enum ap_source_kind kind, struct ap_er
             continue; /* put on hold by an earlier record of this batch: it is read again */
         const rd_kafka_message_t *m = b->messages[i];
         int64_t offset = m->offset;
-        int rc = kind == AP_SOURCE_MUTATIONS ? apply_mutation(b, part, m, err)
+        struct ap_record record = ap_record_of(m);
+        int rc = kind == AP_SOURCE_MUTATIONS ? apply_mutation(b, part, &record, err)
                  : kind == AP_SOURCE_CONTROL ? apply_control(b, part, m, err)
                                              : apply_raw(b, part, i, err);
         if (rc)
@@ -378,6 +406,8 @@ int ap_batch_apply(struct ap_batch *b, struct ap_err *err)
     b->now_ms = ap_wall_ms();
     b->mono_ms = ap_mono_ms();
     int rc = apply_kind(b, AP_SOURCE_CONTROL, err);
+    if (!rc)
+        rc = ap_held_release(b, apply_mutation, err);
     if (!rc)
         rc = apply_kind(b, AP_SOURCE_MUTATIONS, err);
     if (!rc)

@@ -35,6 +35,7 @@ struct ap_batch {
     struct ap_buf scratch;
     uint64_t oldest_clock[AP_CONSUMER_REGIONS_MAX]; /* of the mutations applied in this batch; 0: none */
     size_t kept; /* raw vectors that wait */
+    uint64_t letters_hlc; /* the least version among the mutations set aside since somebody reset it to AP_HLC_MAX */
 };
 
 void ap_batch_init(struct ap_batch *b); /* aborts when out of memory: start-up */

@@ -14,7 +14,8 @@
 #include "common/timeutil.h"
 #include "common/unsafe.h"
 
-enum { PACE_US = 2000, POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, FULL_RECORDS = 500 };
+enum { PACE_US = 2000, POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, FULL_RECORDS = 500,
+       COLLECT_PER_CLEANED = 4 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
@@ -109,6 +110,13 @@ int ap_consumer_new(struct ap_consumer **out, const struct ap_consumer_settings 
     c->batch = (struct ap_batch){.settings = settings, .writer = c->writer, .registry = c->registry, .sources = &c->sources,
                                  .scout = c->scout, .dead = c->dead, .tallies = &c->tallies, .join = &c->join};
     ap_batch_init(&c->batch);
+    rc = ap_lookout_start(&c->lookout, settings, extra, err);
+    if (!rc)
+        rc = ap_collector_new(&c->collector, &c->batch, c->lookout, metrics, err);
+    if (rc) {
+        ap_consumer_free(&c);
+        return rc;
+    }
     ap_status_attach(status, c->rk, c->store, c->scout);
     *out = c;
     return 0;
@@ -121,6 +129,8 @@ void ap_consumer_free(struct ap_consumer **pointer)
         return;
     ap_status_attach(c->status, NULL, NULL, NULL);
     ap_scout_stop(&c->scout);
+    ap_lookout_stop(&c->lookout);
+    ap_collector_free(&c->collector);
     if (c->batch.messages)
         ap_batch_fini(&c->batch);
     ap_sources_fini(&c->sources);
@@ -172,11 +182,14 @@ static int clean(struct ap_consumer *c, struct ap_err *err)
 {
     size_t count = c->batch.count, dropped = 0;
     size_t budget = !count ? CLEAN_IDLE_ROWS : 2 * count > CLEAN_LEAST_ROWS ? 2 * count : CLEAN_LEAST_ROWS;
+    int rc = ap_collector_collect(c->collector, c->seen, budget * COLLECT_PER_CLEANED, err);
+    if (rc)
+        return ap_err_wrap(err, "collecting tombstones");
     if (count)
         c->dirty = true;
     if (!c->dirty)
         return 0;
-    int rc = ap_writer_clean(c->writer, budget, c->seen, ap_registry_collection_dead, c->registry, &dropped, err);
+    rc = ap_writer_clean(c->writer, budget, c->seen, ap_registry_collection_dead, c->registry, &dropped, err);
     if (rc)
         return ap_err_wrap(err, "cleaning");
     ap_count(c->cleaned, dropped);
@@ -207,6 +220,8 @@ static int commit_batch(struct ap_consumer *c, struct ap_err *err)
     int rc = ap_unsafe(AP_UNSAFE_NO_OFFSET_IN_TRANSACTION) ? commit_offsets_first(c, err) : 0;
     if (!rc)
         rc = ap_writer_begin(c->writer, err);
+    if (!rc)
+        rc = ap_collector_say(c->collector, err);
     if (!rc)
         rc = ap_batch_apply(&c->batch, err);
     if (!rc)
@@ -254,7 +269,7 @@ static int step(struct ap_consumer *c, struct ap_err *err)
 {
     pace(c);
     int rc = ap_batch_gather(&c->batch, c->queue, c->dirty ? CLEAN_POLL_MS : POLL_MS, err);
-    if (!rc && (c->batch.count || c->dirty || raw_overdue(c)))
+    if (!rc && (c->batch.count || c->dirty || raw_overdue(c) || ap_held_due(&c->batch) || ap_collector_due(c->collector)))
         rc = commit_batch(c, err);
     c->bytes_since_trim += c->batch.bytes;
     c->busy |= c->batch.bytes > AP_BUSY_BYTES;

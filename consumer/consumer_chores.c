@@ -8,13 +8,15 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 
-enum { PUBLISH_MS = 200, SECOND_MS = 1000, SCHEMA_RETRY_MS = 30000, FAREWELL_MS = 3000, TRIM_BYTES = 16 << 20 };
+enum { PUBLISH_MS = 200, SECOND_MS = 1000, SCHEMA_RETRY_MS = 30000, FAREWELL_MS = 3000, TRIM_BYTES = 16 << 20, HELD_RETRY_MS = 5000 };
 
 static bool may_release(struct ap_consumer *c, const struct ap_part *part, bool learned)
 {
     const struct ap_raw_queue *q = &part->raw;
     if (part->hold == AP_HOLD_SCHEMA)
         return learned || ap_mono_ms() - part->hold_since_ms >= SCHEMA_RETRY_MS;
+    if (part->hold == AP_HOLD_CLOCK) /* there may be room, or its time may have come */
+        return ap_mono_ms() - part->hold_since_ms >= HELD_RETRY_MS;
     return part->hold == AP_HOLD_RAW_FULL && q->count <= (size_t)c->settings->raw_queue_records / 2 && q->bytes <= (size_t)c->settings->raw_queue_bytes / 2;
 }
 
@@ -133,6 +135,10 @@ static int once_a_second(struct ap_consumer *c, struct ap_err *err)
         c->seen = seen;
         c->dirty = true;
     }
+    int rc = ap_collector_second(c->collector, err);
+    if (rc)
+        return rc;
+    ap_status_held(c->status, ap_collector_held(c->collector));
     char why[256];
     if (rd_kafka_fatal_error(c->rk, why, sizeof why))
         return ap_err_set(err, AP_EKAFKA, AP_FATAL, "Kafka's client has failed for good: %s", why);

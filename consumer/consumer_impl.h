@@ -7,6 +7,7 @@
 #define ANTIPODE_CONSUMER_CONSUMER_IMPL_H
 #include "common/log.h"
 #include "consumer/batch.h"
+#include "consumer/collector.h"
 #include "consumer/consumer.h"
 
 #define AP_BUSY_BYTES 16384 /* a batch of more is a load; heartbeats are not */
@@ -25,6 +26,8 @@ struct ap_consumer {
     struct ap_tallies tallies;
     struct ap_raw_join join;
     struct ap_batch batch;
+    struct ap_lookout *lookout;
+    struct ap_collector *collector;
     char cluster[AP_CLUSTER_ID_MAX];
     atomic_bool stop;
 

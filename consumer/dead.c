@@ -92,9 +92,9 @@ static void format_time(char out[32])
     snprintf(out + n, 32 - n, ".%03dZ", (int)(ms % 1000));
 }
 
-static struct letter *letter_new(const struct ap_part *part, const rd_kafka_message_t *m, const struct ap_err *why)
+static struct letter *letter_new(const struct ap_part *part, const struct ap_record *r, const struct ap_err *why)
 {
-    struct letter *letter = calloc(1, sizeof *letter + m->key_len + m->len);
+    struct letter *letter = calloc(1, sizeof *letter + r->key_len + r->value_len);
     if (!letter)
         return NULL;
     snprintf(letter->reason, sizeof letter->reason, "%s", why->msg);
@@ -102,18 +102,18 @@ static struct letter *letter_new(const struct ap_part *part, const rd_kafka_mess
     snprintf(letter->origin, sizeof letter->origin, "%s", part->source->origin.name);
     snprintf(letter->topic, sizeof letter->topic, "%s", part->source->topic);
     format_time(letter->time);
-    letter->partition = m->partition;
-    letter->offset = m->offset;
+    letter->partition = part->number;
+    letter->offset = r->offset;
     rd_kafka_timestamp_type_t type;
-    letter->timestamp_ms = rd_kafka_message_timestamp(m, &type);
-    letter->has_key = m->key != NULL;
-    letter->has_value = m->payload != NULL;
-    letter->key_len = m->key_len;
-    letter->value_len = m->len;
-    if (m->key_len)
-        memcpy(letter->bytes, m->key, m->key_len);
-    if (m->len)
-        memcpy(letter->bytes + m->key_len, m->payload, m->len);
+    letter->timestamp_ms = r->message ? rd_kafka_message_timestamp(r->message, &type) : 0;
+    letter->has_key = r->key != NULL;
+    letter->has_value = r->value != NULL;
+    letter->key_len = r->key_len;
+    letter->value_len = r->value_len;
+    if (r->key_len)
+        memcpy(letter->bytes, r->key, r->key_len);
+    if (r->value_len)
+        memcpy(letter->bytes + r->key_len, r->value, r->value_len);
     return letter;
 }
 
@@ -171,9 +171,9 @@ static void learn_topic(struct ap_dead *dead)
         dead->knows_topic = true;
 }
 
-int ap_dead_send(struct ap_dead *dead, const struct ap_part *part, const rd_kafka_message_t *message, const struct ap_err *why, struct ap_err *err)
+int ap_dead_send(struct ap_dead *dead, const struct ap_part *part, const struct ap_record *record, const struct ap_err *why, struct ap_err *err)
 {
-    struct letter *letter = letter_new(part, message, why);
+    struct letter *letter = letter_new(part, record, why);
     if (!letter)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory");
     learn_topic(dead);

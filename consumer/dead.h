@@ -18,7 +18,7 @@ int ap_dead_new(struct ap_dead **out, const struct ap_config_extra *extra, const
 void ap_dead_free(struct ap_dead **dead);
 
 /* Queue a letter (a copy is made). why: code and message say the reason. */
-int ap_dead_send(struct ap_dead *dead, const struct ap_part *part, const rd_kafka_message_t *message, const struct ap_err *why, struct ap_err *err);
+int ap_dead_send(struct ap_dead *dead, const struct ap_part *part, const struct ap_record *record, const struct ap_err *why, struct ap_err *err);
 /* Wait until Kafka has them all, trying again whatever fails. AP_ETIMEOUT when *stop became true and a few seconds
  * more did not help: then the batch must not be committed. */
 int ap_dead_flush(struct ap_dead *dead, const atomic_bool *stop, struct ap_err *err);

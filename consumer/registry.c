@@ -224,6 +224,17 @@ const char *ap_registry_topic(const struct ap_registry *r, uint64_t collection)
     return found ? found->params.topic : NULL;
 }
 
+bool ap_registry_region_retired(const struct ap_registry *r, const struct ap_region *region)
+{
+    return ap_catalog_region_is_retired(r->catalog, region);
+}
+
+uint64_t ap_registry_stream_end(void *registry, uint64_t stream, const char *topic, int32_t partition)
+{
+    const struct ap_registry *r = registry;
+    return ap_catalog_stream_is_retired(r->catalog, stream) ? ap_catalog_stream_end(r->catalog, stream, topic, partition) : UINT64_MAX;
+}
+
 uint64_t ap_registry_lineage(void *registry, uint64_t incarnation)
 {
     const struct ap_registry *r = registry;

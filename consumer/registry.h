@@ -51,6 +51,9 @@ void ap_registry_give_up(struct ap_registry *r, struct ap_positions *positions, 
 bool ap_registry_collection_dead(void *registry, uint64_t collection);
 /* The topic of the collection's mutations; NULL when the collection is unknown. Valid until the next apply. */
 const char *ap_registry_topic(const struct ap_registry *r, uint64_t collection);
+/* For the rule of tombstones (rule.h). */
+bool ap_registry_region_retired(const struct ap_registry *r, const struct ap_region *region);
+uint64_t ap_registry_stream_end(void *registry, uint64_t stream, const char *topic, int32_t partition);
 /* For ap_writer_open: 0 when the incarnation is not registered. */
 uint64_t ap_registry_lineage(void *registry, uint64_t incarnation);
 

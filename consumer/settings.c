@@ -21,8 +21,12 @@ const struct ap_option ap_consumer_options[] = {
     {"raw.queue_records", AP_OPT_INT, FIELD(raw_queue_records), "8192", 1, 1000000, false, "raw vectors that wait for their mutations, per partition; at most"},
     {"raw.queue_bytes", AP_OPT_INT, FIELD(raw_queue_bytes), "33554432", 1024, 1e9, false, "bytes of raw vectors that wait for their mutations, per partition; at most"},
     {"control.wait_ms", AP_OPT_INT, FIELD(control_wait_ms), "10000", 0, 3600000, false, "how long a region's mutations wait for a control topic that does not exist yet, and a new stream for its registration before it is reported, in ms"},
-    {"clock.max_drift_ms", AP_OPT_INT, FIELD(clock_max_drift_ms), "60000", 0, 1e12, false, "an event whose clock is further ahead of ours is reported, in ms"},
     {"rebuild", AP_OPT_BOOL, FIELD(rebuild), "false", 0, 0, false, "the store is one that `antipode rebuild` builds beside the serving one: no dead letters are written, no offsets told to Kafka"},
+    {"clock.max_drift_ms", AP_OPT_INT, FIELD(clock_max_drift_ms), "60000", 0, 1e12, false, "an event whose clock is further ahead of ours is held until its time comes, in ms"},
+    {"held.max_records", AP_OPT_INT, FIELD(held_max_records), "100000", 1, 1e8, false, "events held because their clocks are ahead, at most; then their partitions wait"},
+    {"held.max_bytes", AP_OPT_INT, FIELD(held_max_bytes), "67108864", 1024, 1e12, false, "bytes of events held, at most"},
+    {"tombstones.margin_ms", AP_OPT_INT, FIELD(tombstones_margin_ms), "86400000", 0, 1e14, false, "how much older than the longest retention of any region's logs a tombstone must be before it is forgotten, in ms"},
+    {"tombstones.check_ms", AP_OPT_INT, FIELD(tombstones_check_ms), "10000", 50, 86400000, false, "how often watermarks, dead letters and retention are looked up for that, in ms"},
     {"log.level", AP_OPT_STRING, FIELD(log_level), "info", 0, 0, false, "debug, info, warn or error"},
     {"log.file", AP_OPT_STRING, FIELD(log_file), NULL, 0, 0, false, "file of the log; stderr when not set"},
     AP_OPTIONS_END};

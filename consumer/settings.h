@@ -23,6 +23,8 @@ struct ap_consumer_settings {
     int64_t control_wait_ms;
     int64_t clock_max_drift_ms;
     bool rebuild;
+    int64_t held_max_records, held_max_bytes;
+    int64_t tombstones_margin_ms, tombstones_check_ms;
     char *log_level, *log_file;
 
     /* Made of them by ap_consumer_settings_check. */

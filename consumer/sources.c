@@ -255,5 +255,6 @@ void ap_part_advance(struct ap_part *part, int64_t next)
 
 const char *ap_hold_name(enum ap_hold hold)
 {
-    return hold == AP_HOLD_SCHEMA ? "schema" : hold == AP_HOLD_RAW_FULL ? "raw_full" : "";
+    static const char *const names[] = {"", "schema", "raw_full", "clock"};
+    return names[hold];
 }

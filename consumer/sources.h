@@ -12,11 +12,23 @@
 #include "consumer/settings.h"
 
 enum ap_source_kind { AP_SOURCE_CONTROL, AP_SOURCE_MUTATIONS, AP_SOURCE_RAW };
-enum ap_hold { AP_HOLD_NONE, AP_HOLD_SCHEMA, AP_HOLD_RAW_FULL };
+enum ap_hold { AP_HOLD_NONE, AP_HOLD_SCHEMA, AP_HOLD_RAW_FULL, AP_HOLD_CLOCK };
 
 #define AP_LOCAL_TOPIC_MAX 80 /* "<region>.<topic>" and NUL */
 
 struct ap_source;
+
+/* A record, as it came or as it was held. Borrowed. */
+struct ap_record {
+    const void *key; size_t key_len;
+    const void *value; size_t value_len;
+    int64_t offset;
+    const rd_kafka_message_t *message; /* NULL: it was held */
+};
+static inline struct ap_record ap_record_of(const rd_kafka_message_t *m)
+{
+    return (struct ap_record){m->key, m->key_len, m->payload, m->len, m->offset, m};
+}
 
 /* A raw vector that came before its mutation. The message is owned; NULL when it has been joined or dropped. */
 struct ap_raw_waiting {
@@ -114,6 +126,6 @@ int ap_part_rewind(struct ap_sources *s, struct ap_part *part, struct ap_err *er
 int64_t ap_part_resume(const struct ap_part *part);
 void ap_part_advance(struct ap_part *part, int64_t next);
 
-const char *ap_hold_name(enum ap_hold hold); /* "schema", "raw_full", "" */
+const char *ap_hold_name(enum ap_hold hold); /* "schema", "raw_full", "clock", "" */
 
 #endif

@@ -57,6 +57,7 @@ struct ap_status {
     bool retired[AP_CONSUMER_REGIONS_MAX];
     struct ap_positions_totals totals;
     uint64_t next_slot;
+    uint64_t held_in_holes[AP_CONSUMER_REGIONS_MAX];
 };
 
 /* ---- publishing ---------------------------------------------------------------------------------------------------- */
@@ -130,6 +131,13 @@ static void view_holes(struct ap_status *s, const struct ap_positions *positions
     }
 }
 
+void ap_status_held(struct ap_status *s, const struct ap_held_census *held)
+{
+    pthread_mutex_lock(&s->lock);
+    memcpy(s->held_in_holes, held->in_holes, sizeof s->held_in_holes);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int newest_first(const void *a, const void *b)
 {
     const struct ap_position *x = a, *y = b;
@@ -180,6 +188,8 @@ static bool source_ready(const struct source_view *v, char *why, size_t cap)
             continue;
         if (part->hold == AP_HOLD_SCHEMA)
             return snprintf(why, cap, "%s[%d] waits at offset %lld for a schema", v->name, (int)p, (long long)part->next), false;
+        if (part->hold == AP_HOLD_CLOCK)
+            return snprintf(why, cap, "%s[%d] waits at offset %lld: its clock is ahead, and no more can be held", v->name, (int)p, (long long)part->next), false;
         if (!part->caught_up)
             return snprintf(why, cap, "catching up: %s[%d] at %lld of %lld", v->name, (int)p,
                             (long long)(part->next < 0 ? 0 : part->next), (long long)part->target), false;
@@ -259,6 +269,8 @@ static void emit_offsets(struct ap_status *s, struct ap_metrics_out *out, const 
         }
         ap_metrics_emit(out, "antipode_consumer_waiting_schema", labels, "gauge", "1: the partition waits for an unknown schema",
                         part->hold == AP_HOLD_SCHEMA ? 1.0 : 0.0);
+        ap_metrics_emit(out, "antipode_consumer_waiting_clock", labels, "gauge", "1: the partition waits, because no more records with clocks ahead can be held",
+                        part->hold == AP_HOLD_CLOCK ? 1.0 : 0.0);
         if (v->kind == AP_SOURCE_RAW) {
             ap_metrics_emit(out, "antipode_consumer_raw_waiting_records", labels, "gauge", "Raw vectors that wait for their mutations", (double)part->raw_waiting);
             ap_metrics_emit(out, "antipode_consumer_raw_waiting_bytes", labels, "gauge", "Bytes of raw vectors that wait for their mutations", (double)part->raw_bytes);
@@ -286,7 +298,8 @@ static void emit_holes(struct ap_status *s, struct ap_metrics_out *out)
     char labels[256];
     for (size_t r = 0; r < s->settings->region_count; r++) {
         snprintf(labels, sizeof labels, "origin=\"%s\"", region_name(s, r));
-        ap_metrics_emit(out, "antipode_consumer_hole_records", labels, "gauge", "Records that are missing below newer ones", (double)s->hole_records[r]);
+        ap_metrics_emit(out, "antipode_consumer_hole_records", labels, "gauge", "Records that are missing below newer ones; those held are not",
+                        s->hole_records[r] > s->held_in_holes[r] ? (double)(s->hole_records[r] - s->held_in_holes[r]) : 0.0);
         ap_metrics_emit(out, "antipode_consumer_hole_ranges", labels, "gauge", "Runs of missing records", (double)s->hole_ranges[r]);
         ap_metrics_emit(out, "antipode_consumer_given_up_records", labels, "gauge", "Records that were missing and are waited for no longer, as somebody decided", (double)s->lost[r]);
     }

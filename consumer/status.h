@@ -8,6 +8,7 @@
 #define ANTIPODE_CONSUMER_STATUS_H
 #include "common/metrics.h"
 #include "common/store.h"
+#include "consumer/held.h"
 #include "consumer/scout.h"
 #include "consumer/sources.h"
 
@@ -27,6 +28,9 @@ void ap_status_publish(struct ap_status *status, const struct ap_sources *source
 /* Apply thread: how many records of each origin this region waits for no longer, and which origins are retired: those have no lag,
  * and nobody waits for their topics. */
 void ap_status_given_up(struct ap_status *status, const uint64_t lost[AP_CONSUMER_REGIONS_MAX], const bool retired[AP_CONSUMER_REGIONS_MAX]);
+
+/* Apply thread: how many of the missing records are held, and so not missing. */
+void ap_status_held(struct ap_status *status, const struct ap_held_census *held);
 
 /* For /readyz: every topic is there, nothing is held, and all that was in Kafka when we began is in the store. */
 bool ap_status_ready(void *status, char *why, size_t why_len);

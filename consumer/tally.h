@@ -14,8 +14,9 @@ enum ap_tally_kind {
     AP_TALLY_DEAD,         /* set aside in dlq-mutations */
     AP_TALLY_DELETED,      /* of a deleted collection: noted, not stored */
     AP_TALLY_UNREGISTERED, /* of a stream nobody registered to this origin; applied all the same */
-    AP_TALLY_DRIFT,        /* clock too far ahead of ours; applied all the same */
     AP_TALLY_RETIRED,      /* of a retired incarnation, beyond its cut: not applied; those that are no heartbeats are set aside */
+    AP_TALLY_DRIFT,        /* clock too far ahead of ours: held */
+    AP_TALLY_RELEASED,     /* of these: their time has come */
     AP_TALLY_RAW_MATCHED,
     AP_TALLY_RAW_DROPPED,  /* raw vectors of rows that had already moved on, or of mutations that were lost */
     AP_TALLY_RAW_EXPIRED,  /* of these: waited raw.wait_ms in vain */

@@ -223,7 +223,9 @@ static json_t *control_json(const struct ap_control *c)
 
 static json_t *watermark_json(const struct ap_watermark *w)
 {
-    return json_pack("{s:s,s:o,s:o,s:o}", "region", w->region.name, "sent", time_of_ms(w->sent_ms), "hlc", hlc_text(w->hlc), "positions", positions_json(w->positions, w->count));
+    return json_pack("{s:s,s:o,s:o,s:o,s:o,s:I}", "region", w->region.name, "sent", time_of_ms(w->sent_ms), "hlc", hlc_text(w->hlc), "settled",
+                     w->settled.hlc ? hlc_text(w->settled.hlc) : json_null(), "positions", positions_json(w->positions, w->count), "retention_ms",
+                     (json_int_t)w->settled.retention_ms);
 }
 
 /* ---- decoding -------------------------------------------------------------------------------------------------------- */

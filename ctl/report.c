@@ -87,6 +87,29 @@ static void add_compare(json_t *compare, const struct ap_target *t)
     }
 }
 
+/* Who keeps this region's tombstones, and why. */
+static void add_held_up(json_t *list, const struct ap_target *t)
+{
+    for (size_t i = 0; i < t->page.count; i++) {
+        const struct ap_sample *s = &t->page.samples[i];
+        char by[32] = "", why[32] = "", origin[32] = "", topic[96] = "", partition[16] = "";
+        if (strcmp(s->name, "antipode_tombstones_held_up"))
+            continue;
+        ap_sample_label(s, "by", by, sizeof by);
+        ap_sample_label(s, "why", why, sizeof why);
+        ap_sample_label(s, "origin", origin, sizeof origin);
+        ap_sample_label(s, "topic", topic, sizeof topic);
+        ap_sample_label(s, "partition", partition, sizeof partition);
+        json_t *one = json_pack("{s:s,s:s}", "by", by, "why", why);
+        if (*origin) {
+            json_object_set_new(one, "origin", json_string(origin));
+            json_object_set_new(one, "topic", json_string(topic));
+            json_object_set_new(one, "partition", json_integer(atoi(partition)));
+        }
+        json_array_append_new(list, one);
+    }
+}
+
 static json_t *region_json(const struct ap_targets *t, const char *region)
 {
     static const struct { const char *key, *metric; } sums[] = {
@@ -96,8 +119,10 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
         {"applied", "antipode_consumer_applied_total"}, {"store_bytes", "antipode_store_used_bytes"},
         {"store_file_bytes", "antipode_store_file_bytes"}, {"store_rows", "antipode_store_rows"},
         {"spooled", "antipode_producer_spool_writes"},
+        {"held", "antipode_consumer_held_records"}, {"waiting_for_clock", "antipode_consumer_waiting_clock"},
+        {"tombstones", "antipode_tombstones"}, {"tombstones_collected", "antipode_tombstones_collected_total"},
     };
-    json_t *out = json_object(), *daemons = json_array(), *lag = json_object(), *compare = json_object();
+    json_t *out = json_object(), *daemons = json_array(), *lag = json_object(), *compare = json_object(), *held_up = json_array();
     const char *state = "ready";
     json_object_set_new(out, "region", json_string(region));
     for (size_t i = 0; i < t->count; i++) {
@@ -111,11 +136,13 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
         json_array_append_new(daemons, daemon_json(one));
         add_lag(lag, one);
         add_compare(compare, one);
+        add_held_up(held_up, one);
     }
     json_object_set_new(out, "state", json_string(state));
     json_object_set_new(out, "daemons", daemons);
     json_object_set_new(out, "lag", lag);
     json_object_set_new(out, "compare", compare);
+    json_object_set_new(out, "tombstones_held_up", held_up);
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
         json_object_set_new(out, sums[i].key, number(region_sum(t, region, sums[i].metric)));
     json_object_set_new(out, "points", number(first_of(t, region, point_metrics, sizeof point_metrics / sizeof *point_metrics)));
@@ -126,7 +153,7 @@ static json_t *region_json(const struct ap_targets *t, const char *region)
 /* All are ready, nothing is missing and nothing waits for a person. */
 static bool is_well(const json_t *region)
 {
-    static const char *const troubles[] = {"holes", "waiting_for_schema", "spooled"};
+    static const char *const troubles[] = {"holes", "waiting_for_schema", "waiting_for_clock", "spooled"};
     if (strcmp(json_string_value(json_object_get(region, "state")), "ready"))
         return false;
     for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++)

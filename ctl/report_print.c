@@ -96,6 +96,30 @@ static void print_compare(const json_t *region, FILE *out)
     }
 }
 
+static void print_tombstones(const json_t *region, FILE *out)
+{
+    static const struct { const char *why, *words; } reasons[] = {
+        {"unheard", "no watermark of it has come"}, {"unsaid", "it does not say yet what is settled there"},
+        {"forever", "its logs keep records for ever"}, {"behind", "it has not applied"}, {"unsettled", "something is missing, held or dead there"},
+        {"hole", "records are missing here"}, {"held", "events are held here"}, {"dead_letter", "dead letters are open here"}};
+    size_t i;
+    json_t *one;
+    if (value_of(region, "tombstones") < 0)
+        return;
+    fprintf(out, "  keeps     %.0f tombstones", value_of(region, "tombstones"));
+    json_array_foreach(json_object_get(region, "tombstones_held_up"), i, one) {
+        const char *words = text_of(one, "why");
+        for (size_t k = 0; k < sizeof reasons / sizeof *reasons; k++)
+            if (!strcmp(reasons[k].why, words))
+                words = reasons[k].words;
+        fprintf(out, "%s%s (%s", i ? ", " : "; held up by ", text_of(one, "by"), words);
+        if (*text_of(one, "origin"))
+            fprintf(out, " %s's %s[%.0f]", text_of(one, "origin"), text_of(one, "topic"), value_of(one, "partition"));
+        fputc(')', out);
+    }
+    fputc('\n', out);
+}
+
 static void print_region(const json_t *region, FILE *out)
 {
     char store[32], index[32], points[32];
@@ -108,6 +132,9 @@ static void print_region(const json_t *region, FILE *out)
     snprintf(points, sizeof points, value_of(region, "points") < 0 ? "-" : "%.0f", value_of(region, "points"));
     fprintf(out, "  holds     %s points; store %s, index %s\n", points, store, index);
     print_compare(region, out);
+    print_tombstones(region, out);
+    print_count(region, "held", "records are HELD: their clocks are ahead of ours; set the time", out);
+    print_count(region, "waiting_for_clock", "partitions WAIT: no more records with clocks ahead can be held", out);
     print_count(region, "holes", "records are MISSING (holes): antipode_consumer_hole says which", out);
     print_count(region, "spooled", "accepted writes lie in a producer's SPOOL: Kafka is away, or just back", out);
     print_count(region, "waiting_for_schema", "partitions WAIT for a schema nobody has published", out);

@@ -95,6 +95,23 @@ static int take(void *arg, uint64_t slot, const struct ap_row *row)
     return 0;
 }
 
+/* Tombstones were collected since we began to read: forget the rows that are not in the log any more. */
+static void drop_collected(struct ap_audit *a, const struct ap_snapshot *snapshot)
+{
+    struct ap_audit_row *old = a->rows;
+    size_t size = a->mask + 1;
+    struct ap_row row;
+    a->rows = rows_new(size);
+    a->used = 0;
+    for (size_t i = 0; i < size; i++)
+        if (old[i].slot && ap_snapshot_row(snapshot, old[i].slot, &row, NULL) != AP_ENOTFOUND) {
+            *place(a, &old[i].id, hash_id(&old[i].id)) = old[i];
+            a->used++;
+        }
+    free(old);
+    a->collected = ap_snapshot_collected(snapshot);
+}
+
 int ap_audit_catch_up(struct ap_audit *a, struct ap_snapshot **snapshot, struct ap_err *err)
 {
     struct pass p = {a, 0};
@@ -102,8 +119,12 @@ int ap_audit_catch_up(struct ap_audit *a, struct ap_snapshot **snapshot, struct 
         int rc = ap_snapshot_begin(a->store, snapshot, err);
         if (rc < 0)
             return rc;
+        if (a->cursor == 0)
+            a->collected = ap_snapshot_collected(*snapshot);
         p.until_ns = ap_mono_ns() + a->snapshot_ns;
         rc = ap_snapshot_scan(*snapshot, a->cursor, take, &p, err);
+        if (rc == 0 && ap_snapshot_collected(*snapshot) != a->collected)
+            drop_collected(a, *snapshot);
         if (rc == 0)
             return 0; /* the end */
         ap_snapshot_end(snapshot);

@@ -4,8 +4,8 @@
  * collection (store.h: ap_digest_bucket) and holds the newest row of each of their points, tombstones too: 32 bytes a row,
  * at most 3/4 full. Made by one pass over the log, in snapshots of a quarter of a second; a later call goes on from
  * where the log has grown since, which is short.
- * Invariant: after ap_audit_catch_up the rows are exactly those of the snapshot it hands out (but for rows that were
- * deleted where they lie: those of dead collections).
+ * Invariant: after ap_audit_catch_up the rows are exactly those of the snapshot it hands out (but for rows of dead
+ * collections, which are deleted where they lie; so are collected tombstones, and those are noticed).
  * Not thread-safe: the owner locks. */
 #ifndef ANTIPODE_INDEXER_AUDIT_H
 #define ANTIPODE_INDEXER_AUDIT_H
@@ -32,6 +32,7 @@ struct ap_audit {
     bool verify;            /* recompute the checksum of every row */
     int64_t snapshot_ns;    /* how long one snapshot may last; tests shorten it */
     uint64_t cursor;        /* slots below have been read */
+    uint64_t collected;     /* tombstones collected when reading began, or when that was last noticed */
     struct ap_audit_row *rows;
     size_t mask, used;
     uint64_t read;          /* rows looked at, dead ones too */

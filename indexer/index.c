@@ -239,6 +239,14 @@ int ap_index_positions(struct ap_index *index, struct ap_position **out, size_t 
     return *out ? 0 : ap_err_set(err, AP_ENOMEM, AP_FATAL, "out of memory for positions");
 }
 
+struct ap_settled ap_index_settled(struct ap_index *index)
+{
+    pthread_mutex_lock(&index->wait_lock);
+    struct ap_settled settled = index->settled;
+    pthread_mutex_unlock(&index->wait_lock);
+    return settled;
+}
+
 int ap_index_wait(struct ap_index *index, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err)
 {
     struct timespec at = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};

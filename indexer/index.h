@@ -39,6 +39,7 @@ int64_t ap_index_refresh(struct ap_index *index, struct ap_err *err);
 /* --- any thread --- */
 /* Visible positions, as of the last refresh; malloc'ed for the caller. */
 int ap_index_positions(struct ap_index *index, struct ap_position **out, size_t *count, struct ap_err *err);
+struct ap_settled ap_index_settled(struct ap_index *index); /* as of the last refresh */
 /* Blocks until the token is covered or the deadline (CLOCK_MONOTONIC ns) passes: 0, AP_ETIMEOUT, AP_ENOTREADY when closing. */
 int ap_index_wait(struct ap_index *index, const struct ap_token *token, int64_t deadline_ns, struct ap_err *err);
 /* May a client wait for this token? As ap_catalog_check_token (common/retired.h). */

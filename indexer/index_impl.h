@@ -35,7 +35,7 @@ struct ap_order;
 struct ap_coll {
     uint64_t id;
     struct ap_definition *definition; /* NULL: not known yet; apply_lock, like all without a word about it */
-    bool dead;
+    _Atomic bool dead; /* set by the tail, read by the builder and by audits */
     struct ap_segment **segments;     /* by first slot; the current hot one, if any, last */
     size_t count, cap;
     struct ap_segment *hot;           /* borrowed from segments; NULL: none yet */
@@ -89,6 +89,7 @@ struct ap_index {
     pthread_mutex_t wait_lock;
     pthread_cond_t waiters;
     struct ap_position *positions; size_t position_count;
+    struct ap_settled settled; /* as of the same snapshot */
     _Atomic uint64_t visible;        /* slots below are visible */
     _Atomic bool caught_up;
     _Atomic bool closing;

@@ -53,6 +53,7 @@ static int publish_positions(struct ap_index *index, const struct ap_snapshot *s
 {
     struct ap_position *positions = NULL;
     size_t count = 0;
+    struct ap_settled settled = ap_snapshot_settled(snapshot);
     int rc = ap_snapshot_positions(snapshot, &positions, &count, err);
     if (rc < 0)
         return rc;
@@ -60,6 +61,7 @@ static int publish_positions(struct ap_index *index, const struct ap_snapshot *s
     struct ap_position *old = index->positions;
     index->positions = positions;
     index->position_count = count;
+    index->settled = settled;
     atomic_store(&index->visible, ap_snapshot_next_slot(snapshot));
     atomic_store(&index->caught_up, true);
     pthread_cond_broadcast(&index->waiters);

@@ -83,11 +83,11 @@ static uint64_t newest_clock(const struct ap_position *positions, size_t count)
     return newest;
 }
 
-static int send_record(struct ap_watermarks *w, struct ap_position *positions, size_t count, struct ap_err *err)
+static int send_record(struct ap_watermarks *w, struct ap_position *positions, size_t count, struct ap_settled settled, struct ap_err *err)
 {
     struct ap_buf value = {0};
     struct ap_watermark record = {.region = w->options.region, .sent_ms = ap_wall_ms(), .hlc = newest_clock(positions, count),
-                                  .positions = positions, .count = count};
+                                  .positions = positions, .count = count, .settled = settled};
     int rc = ap_watermark_encode(w->options.schemas, &record, &value, err);
     if (rc == 0) {
         rd_kafka_resp_err_t code = rd_kafka_producev(w->kafka, RD_KAFKA_V_TOPIC(AP_TOPIC_WATERMARKS), RD_KAFKA_V_KEY(w->key, strlen(w->key)),
@@ -119,13 +119,14 @@ static void publish(struct ap_watermarks *w)
     struct ap_position *positions = NULL;
     size_t count = 0;
     int64_t now = ap_mono_ns();
+    struct ap_settled settled = ap_index_settled(w->options.index); /* before the positions: it may say less than they do, not more */
     int rc = ap_index_positions(w->options.index, &positions, &count, &err);
     if (rc == 0 && now - w->sent_ns < IDLE_NS && same_as_sent(w, positions, count)) {
         free(positions);
         return;
     }
     if (rc == 0)
-        rc = send_record(w, positions, count, &err);
+        rc = send_record(w, positions, count, settled, &err);
     w->sent_ns = now; /* also after a failure: the next try comes with the next interval */
     if (rc) {
         free(positions);

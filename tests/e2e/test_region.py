@@ -243,7 +243,8 @@ def test_it_comes_back_under_a_new_incarnation_with_a_new_store(world):
     for daemon in (eu.consumer, eu.indexer):
         daemon.wait_ready()
     verify(world, "--all", "--repair", code=None)  # what eu's own log has no more, purged as it was
-    assert verify(world)["equal"] and eu.consumer.metric("antipode_consumer_hole_records") == 0
+    assert verify(world)["equal"]
+    wait_until(lambda: eu.consumer.metric("antipode_consumer_hole_records") == 0, 20, "eu waits for nothing any more")
     assert marks(eu, [500, 501, 502, 503]) == ["in time", "with a token"]
     assert put(eu, [520], "back", "?level=all&timeout=30")["status"] == "completed"
     assert put(us, [521], "back", "?level=all&timeout=30")["status"] == "completed"

@@ -158,7 +158,7 @@ static void emit_controls(const struct ap_schemas *schemas)
 static void emit_watermark(const struct ap_schemas *schemas, size_t count)
 {
     struct ap_position positions[3];
-    struct ap_watermark w = { { "eu" }, 1767323045678, next() >> 2, positions, count };
+    struct ap_watermark w = { { "eu" }, 1767323045678, next() >> 2, positions, count, { 5, -1 } };
     struct ap_buf value = {0};
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++) {

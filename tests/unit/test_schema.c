@@ -462,6 +462,7 @@ static int read_watermark(const uint8_t *blocks, size_t len)
     ap_put_le64(at, ap_schema_newest(schemas, "Watermark")->fingerprint);
     at = memcpy(at + 8, "\4eu\0\0", 5) + 5;
     at = (uint8_t *)memcpy(at, blocks, len) + len;
+    at = memcpy(at, "\0\0", 2) + 2; /* settled, retention_ms */
     int rc = ap_schema_read(schemas, "Watermark", bytes, (size_t)(at - bytes), &v, &err);
     if (rc == 0)
         avro_value_decref(&v);

@@ -28,7 +28,7 @@ START_TEST(watermarks_come_back)
         { 2, { "us" }, "vec-mutations", 3, 0, 0, 0, true },
         { 3, { "ap" }, "vec-big", INT32_MAX, INT64_MAX, AP_HLC_MAX, UINT64_MAX, false } };
     for (size_t count = 0; count <= 3; count++) {
-        struct ap_watermark w = { { "eu" }, 1767323045678, 77, positions, count }, back;
+        struct ap_watermark w = { { "eu" }, 1767323045678, 77, positions, count, { 5, -1 } }, back;
         struct ap_buf buf = {0};
         struct ap_err err;
         ck_assert_int_eq(ap_watermark_encode(schemas, &w, &buf, &err), 0);
@@ -56,7 +56,7 @@ END_TEST
 
 static int decode_position(struct ap_position p)
 {
-    struct ap_watermark w = { { "eu" }, 1, 1, &p, 1 }, back;
+    struct ap_watermark w = { { "eu" }, 1, 1, &p, 1, { 0, 0 } }, back;
     struct ap_buf buf = {0};
     ck_assert_int_eq(ap_watermark_encode(schemas, &w, &buf, NULL), 0);
     int rc = ap_watermark_decode(schemas, buf.data, buf.len, &back, NULL);
