@@ -118,6 +118,11 @@ int ap_ann_build(const char *factory, uint32_t dim, enum ap_distance distance, c
     return rc;
 }
 
+uint32_t ap_ann_effort(const struct ap_ann *a)
+{
+    return ap_faiss_effort(a->index);
+}
+
 int ap_ann_search(const struct ap_ann *a, const float *query, size_t k, uint32_t effort, const uint8_t *live, float *score,
                   int64_t *ordinal, struct ap_err *err)
 {

@@ -49,6 +49,8 @@ int ap_ann_add(struct ap_ann *a, const float *vectors, size_t n, int threads, st
  * score: inner product (larger is better) or squared L2 (smaller is better). effort 0: the default chosen at build;
  * otherwise nprobe or efSearch, clamped. */
 int ap_ann_search(const struct ap_ann *a, const float *query, size_t k, uint32_t effort, const uint8_t *live, float *score, int64_t *ordinal, struct ap_err *err);
+/* The default effort; 0: it has none. */
+uint32_t ap_ann_effort(const struct ap_ann *a);
 int ap_ann_save(const struct ap_ann *a, int fd, struct ap_err *err);   /* at fd's position */
 int ap_ann_load(int fd, struct ap_ann **out, struct ap_err *err);      /* from fd's position */
 uint32_t ap_ann_dim(const struct ap_ann *a);

@@ -426,6 +426,15 @@ void ap_faiss_set_effort(FaissIndex *index, uint32_t effort)
         hnsw->hnsw.efSearch = int(effort);
 }
 
+uint32_t ap_faiss_effort(const FaissIndex *index)
+{
+    if (auto ivf = dynamic_cast<const faiss::IndexIVF *>(unwrap(index)))
+        return uint32_t(ivf->nprobe);
+    if (auto hnsw = dynamic_cast<const faiss::IndexHNSW *>(unwrap(index)))
+        return uint32_t(hnsw->hnsw.efSearch);
+    return 0;
+}
+
 int ap_faiss_search(const FaissIndex *index, const float *query, size_t k, uint32_t effort, const uint8_t *live,
                     float *scores, int64_t *ordinals, char *why, size_t cap)
 {

@@ -33,6 +33,7 @@ int ap_faiss_ann_sound(const FaissIndex *index, char *why, size_t cap);
 size_t ap_faiss_lists(const FaissIndex *index);
 /* nprobe or efSearch that a search without effort uses; kept in the serialized bytes. */
 void ap_faiss_set_effort(FaissIndex *index, uint32_t effort);
+uint32_t ap_faiss_effort(const FaissIndex *index);
 /* live (may be NULL): bit i of byte i/8; read with relaxed atomics. */
 int ap_faiss_search(const FaissIndex *index, const float *query, size_t k, uint32_t effort, const uint8_t *live,
                     float *scores, int64_t *ordinals, char *why, size_t cap);

@@ -207,13 +207,15 @@ static int each_word(void *arg, const char *word, size_t len)
 
 static void each_value(struct each *e, const json_t *value)
 {
-    struct ap_field_value v = {.text = json_string_value(value), .len = json_string_length(value)};
+    struct ap_field_value v = {0};
     char uuid[37];
     if (!ap_field_is_text(e->f->type)) {
         if (ap_field_number(e->f->type, value, &v.number))
             e->fn(e->arg, &v);
         return;
     }
+    v.text = json_string_value(value);
+    v.len = json_string_length(value);
     if (!v.text)
         return;
     if (e->f->type == AP_FIELD_TEXT) {

@@ -50,6 +50,8 @@ static const struct ap_http_route routes[] = {
     /* All else that is no GET is a write: the producer knows which, and refuses the rest by name. */
     {"PUT", "/collections/{c}", ap_serve_create, NULL, "create"},
     {"DELETE", "/collections/{c}", ap_serve_drop, NULL, "drop"},
+    {"PUT", "/collections/{c}/index", ap_serve_index, NULL, "index"},
+    {"DELETE", "/collections/{c}/index/{field}", ap_serve_index_removal, NULL, "index"},
     {"POST", "/collections/{c}/points/bulk", NULL, &ap_serve_bulk, "bulk"},
     {"POST", "/collections/{c}/points/delete", ap_serve_delete, NULL, "delete"},
     {"POST", "/collections/{c}/points/payload", ap_serve_payload, NULL, "payload"},

@@ -61,6 +61,24 @@ static void append_vectors(struct ap_buf *out, const struct ap_control_collectio
     ap_json_raw(out, p->vector_name ? "}" : "");
 }
 
+/* Declared fields; points: how many have a value, as far as indexes are built. */
+static void append_fields(struct ap_buf *out, const struct ap_read *r)
+{
+    const struct ap_fields *fields = r->c.fields;
+    ap_json_raw(out, "{");
+    for (size_t i = 0; i < fields->count; i++) {
+        const struct ap_field *f = &fields->items[i];
+        const char *type = ap_field_type_name(f->type);
+        ap_json_raw(out, i ? "," : "");
+        ap_json_string(out, f->path.text, strlen(f->path.text));
+        ap_buf_printf(out, ":{\"data_type\":\"%s\",", type);
+        if (f->options) /* a JSON object: the type goes in first */
+            ap_buf_printf(out, "\"params\":{\"type\":\"%s\",%s,", type, f->options + 1);
+        ap_buf_printf(out, "\"points\":%llu}", (unsigned long long)ap_view_field_points(r->view, &r->c, f->id));
+    }
+    ap_json_raw(out, "}");
+}
+
 /* What Qdrant's clients require to be there. The parameters of HNSW and of the optimizer are its words for what the indexer
  * chooses by itself. Ours: the parameters under config.metadata, as at creation, and what the index says under antipode. */
 static void append_info(struct ap_buf *out, const struct ap_read *r)
@@ -83,7 +101,9 @@ static void append_info(struct ap_buf *out, const struct ap_read *r)
     ap_json_string(out, p->codec_factory, strlen(p->codec_factory));
     ap_buf_printf(out, ",\"raw\":\"%s\",\"topic\":", p->raw_home ? "home" : "none");
     ap_json_string(out, p->topic, strlen(p->topic));
-    ap_json_raw(out, "}}},\"payload_schema\":{},\"antipode\":{\"region\":");
+    ap_json_raw(out, "}}},\"payload_schema\":");
+    append_fields(out, r);
+    ap_json_raw(out, ",\"antipode\":{\"region\":");
     ap_json_string(out, r->api->config->region.name, strlen(r->api->config->region.name));
     ap_buf_printf(out, ",\"id\":\"%016llx\",\"generation\":%llu,\"pending\":%llu,\"visible_slot\":%llu}}", (unsigned long long)c->collection->id,
                   (unsigned long long)p->generation, (unsigned long long)c->pending, (unsigned long long)ap_index_visible_slot(r->index));

@@ -87,9 +87,10 @@ int ap_answer_payload(const struct ap_row *row, struct ap_buf *scratch, const ch
 /* --- walking over points (api_walk.c) --- */
 
 struct ap_found { struct ap_point_id id; uint64_t slot; };
+/* Both bind the filter to the collection's fields: AP_EINVAL as ap_view_bind. */
 /* The first `limit` points that match, in id order from `from` on (NULL: the first). out has room for limit. */
-int ap_walk_page(struct ap_read *r, const struct ap_filter *filter, const struct ap_point_id *from, size_t limit, struct ap_found *out, size_t *count, struct ap_err *err);
-int ap_walk_count(struct ap_read *r, const struct ap_filter *filter, uint64_t *count, struct ap_err *err);
+int ap_walk_page(struct ap_read *r, struct ap_filter *filter, const struct ap_point_id *from, size_t limit, struct ap_found *out, size_t *count, struct ap_err *err);
+int ap_walk_count(struct ap_read *r, struct ap_filter *filter, uint64_t *count, struct ap_err *err);
 
 /* --- handlers --- */
 void ap_serve_query(struct ap_http_request *req);        /* api_query.c */
@@ -111,6 +112,8 @@ void ap_serve_delete(struct ap_http_request *req);       /* api_by_filter.c */
 void ap_serve_payload(struct ap_http_request *req);
 void ap_serve_create(struct ap_http_request *req);
 void ap_serve_drop(struct ap_http_request *req);
+void ap_serve_index(struct ap_http_request *req);
+void ap_serve_index_removal(struct ap_http_request *req);
 void ap_serve_refused(struct ap_http_request *req);
 extern const struct ap_http_stream ap_serve_bulk;
 

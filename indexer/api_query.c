@@ -60,7 +60,9 @@ static int search(struct ap_read *r, const struct ap_ask *ask, struct ap_hit *hi
                           .exclude = ask->kind == AP_ASK_POINT ? &ask->point : NULL,
                           .has_threshold = ask->has_threshold, .threshold = ask->threshold};
     int64_t start = ap_mono_ns();
-    int rc = ap_view_search(r->view, &r->c, &q, hits, count, err);
+    int rc = ap_view_bind(&r->c, ask->filter, err);
+    if (rc == 0)
+        rc = ap_view_search(r->view, &r->c, &q, hits, count, err);
     ap_observe(r->api->search_latency, (double)(ap_mono_ns() - start) * 1e-9);
     return rc;
 }

@@ -156,6 +156,71 @@ static int wait_catalog(struct ap_api *api, const char *name, uint64_t before, b
                       created ? "created" : "deleted");
 }
 
+/* --- declared fields --- */
+
+/* What a request declares: the field's id once it is there, or its path once it is gone. */
+struct declaration { struct ap_control_index record; struct ap_field field; bool removal; };
+
+/* False: it cannot be understood, and the producer will say why. */
+static bool read_declaration(struct ap_http_request *req, bool removal, struct declaration *d)
+{
+    json_t *keyword = json_string("keyword"), *body = removal ? NULL : ap_http_json(req, NULL);
+    const char *path = removal ? ap_http_param(req, 1) : json_string_value(json_object_get(body, "field_name"));
+    const json_t *schema = removal ? keyword : json_object_get(body, "field_schema");
+    *d = (struct declaration){.removal = removal};
+    bool good = path && schema && ap_field_parse(path, schema, &d->record, NULL) == 0 && ap_field_init(&d->field, &d->record, NULL) == 0;
+    json_decref(body);
+    json_decref(keyword);
+    return good;
+}
+
+/* Do reads know it? */
+static bool declared(struct ap_index *index, const char *name, const struct declaration *d)
+{
+    struct ap_view *view;
+    struct ap_collection_view c;
+    bool found = false;
+    if (ap_view_begin(index, &view, NULL))
+        return false;
+    if (ap_view_collection(view, name, &c, NULL) == 0)
+        for (size_t i = 0; i < c.fields->count; i++)
+            found = found || (d->removal ? strcmp(c.fields->items[i].path.text, d->field.path.text) == 0 : c.fields->items[i].id == d->field.id);
+    ap_view_end(&view);
+    return found != d->removal;
+}
+
+/* With `wait` the answer comes when reads know the declaration; their indexes are built after that, while they scan. */
+static void serve_index(struct ap_http_request *req, bool removal)
+{
+    struct ap_api *api = ap_http_user(req);
+    struct ap_forward_reply reply;
+    struct ap_err err;
+    int64_t deadline;
+    struct ap_write_wait wait;
+    struct declaration d;
+    if (ap_write_wait_read(req, &wait, &err) || ap_api_deadline(api, req, &deadline, &err) || forward(req, &wait, deadline, &reply, &err)) {
+        ap_http_reply_err(req, &err);
+        return;
+    }
+    bool understood = read_declaration(req, removal, &d);
+    bool seen = !(api->index && understood && wait.here && reply.status == 200);
+    while (!seen) {
+        uint64_t refreshes = ap_tail_refreshes(api->tail);
+        seen = declared(api->index, ap_http_param(req, 0), &d);
+        if (!seen && !ap_tail_wait(api->tail, refreshes, deadline)) {
+            set_status(&reply, "wait_timeout");
+            break;
+        }
+    }
+    free(d.record.field);
+    free(d.record.options);
+    ap_field_fini(&d.field);
+    ap_forward_relay(req, &reply);
+}
+
+void ap_serve_index(struct ap_http_request *req) { serve_index(req, false); }
+void ap_serve_index_removal(struct ap_http_request *req) { serve_index(req, true); }
+
 static void serve_definition(struct ap_http_request *req, bool create)
 {
     struct ap_api *api = ap_http_user(req);

@@ -62,6 +62,7 @@ static struct ap_segment *room_for(struct ap_index *index, struct ap_coll *coll,
     struct ap_segment *s = ap_segment_hot(coll->id, p->dim, p->distance, index->options.hot_rows);
     if (!s)
         abort();
+    s->values = ap_hot_values_new(coll->definition->fields);
     if (coll->hot)
         atomic_fetch_add(&index->frozen_bytes, ap_segment_bytes(coll->hot));
     coll->hot = NULL;
@@ -117,6 +118,8 @@ static void append(struct ap_index *index, struct ap_run_row **rows, size_t n, c
         size_t run = 1, room = s->cap - atomic_load(&s->count);
         while (i + run < n && run < room && slots[i + run] - slots[i] < UINT32_MAX / 2)
             run++;
+        for (size_t j = 0; s->values && j < run; j++) /* before the rows can be seen */
+            ap_hot_values_append(s->values, atomic_load(&s->count) + (uint32_t)j, &rows[i + j]->row);
         ap_segment_append(s, run, slots + i, vectors + i * dim);
         i += run;
     }
@@ -195,11 +198,13 @@ void ap_apply_run(struct ap_index *index, const struct ap_snapshot *snapshot, st
     if (run->count == 0)
         return;
     pthread_mutex_lock(&index->apply_lock);
+    atomic_fetch_add(&index->changes, 1);
     update_map(index, snapshot, run);
     append_all(index, run);
     for (size_t i = 0; i < run->count; i++)
         if (run->rows[i].old)
             ap_coll_clear(run->rows[i].coll, run->rows[i].old);
+    atomic_fetch_add(&index->changes, 1);
     pthread_mutex_unlock(&index->apply_lock);
     atomic_store_explicit(&index->last_row_ms, ap_mono_ms(), memory_order_relaxed);
     run->count = 0;
@@ -223,7 +228,7 @@ static void apply_pending_of(struct ap_index *index, const struct ap_snapshot *s
         if (!current)
             continue;
         run->rows[run->count++] = (struct ap_run_row){.slot = waiting.items[i], .codec = row.codec, .key = row.key, .vector = row.vector,
-            .vector_len = row.vector_len, .live = true, .has_codec = row.flags & AP_ROW_CODEC, .coll = coll};
+            .vector_len = row.vector_len, .live = true, .has_codec = row.flags & AP_ROW_CODEC, .coll = coll, .row = row};
         if (run->count == AP_RUN_ROWS || i + 1 == waiting.count) {
             append_all(index, run);
             run->count = 0;

@@ -1,11 +1,12 @@
 /* The builder thread: looks for work when woken and once a second, does one job at a time, the most urgent first.
  *
  *   1. full hot segments of a collection       become one sealed segment
- *   2. ids of deleted collections              leave the map
- *   3. segments without a live row             go
- *   4. a segment of which half is dead         is built anew
- *   5. merge_fan segments of one tier          become one (tier: power of merge_fan of hot_rows that their live rows reach)
- *   6. when no row came for some seconds       all small segments join the large one
+ *   2. declared fields without an index        get one, segment by segment
+ *   3. ids of deleted collections              leave the map
+ *   4. segments without a live row             go
+ *   5. a segment of which half is dead         is built anew
+ *   6. merge_fan segments of one tier          become one (tier: power of merge_fan of hot_rows that their live rows reach)
+ *   7. when no row came for some seconds       all small segments join the large one
  *
  * A job works on references and short snapshots; only its end takes the apply lock: the live bits are then copied as they
  * are, and the list is swapped. A job that fails is logged and its collection rests for a while. */
@@ -28,7 +29,8 @@ struct job {
     struct ap_coll *coll;
     struct ap_segment *sources[SOURCES_MAX];
     size_t count;
-    bool merge; /* of sealed segments */
+    bool merge;  /* of sealed segments */
+    bool fields; /* nothing is merged: the one source gets the indexes that it lacks */
 };
 
 /* ---- choosing, under apply_lock ---- */
@@ -60,6 +62,15 @@ static bool choose_frozen(struct ap_coll *coll, struct job *job)
         }
     }
     return job->count > 0;
+}
+
+static bool choose_fields(struct ap_coll *coll, struct job *job)
+{
+    for (size_t i = 0; i < coll->count && job->count == 0; i++)
+        if (!coll->segments[i]->hot && ap_columns_wanting(coll->segments[i], coll->definition->fields))
+            job->sources[job->count++] = coll->segments[i];
+    job->fields = job->count > 0;
+    return job->fields;
 }
 
 static bool choose_decayed(struct ap_coll *coll, struct job *job)
@@ -120,15 +131,16 @@ static bool choose_job(struct ap_index *index, struct job *job)
     bool found = false;
     pthread_mutex_lock(&index->apply_lock);
     /* All collections' full hot segments first: they hold up the tail. */
-    for (int kind = 0; kind < 4 && !found && (kind == 0 || caught_up); kind++)
+    for (int kind = 0; kind < 5 && !found && (kind == 0 || caught_up); kind++)
         for (size_t i = 0; i < index->coll_count && !found; i++) {
             struct ap_coll *coll = index->colls[i];
             if (!coll->definition || coll->dead || coll->rest_until_ms > now)
                 continue;
             *job = (struct job){.coll = coll, .merge = kind > 0};
             found = kind == 0   ? choose_frozen(coll, job)
-                    : kind == 1 ? choose_decayed(coll, job)
-                    : kind == 2 ? choose_tier(index, coll, job)
+                    : kind == 1 ? choose_fields(coll, job)
+                    : kind == 2 ? choose_decayed(coll, job)
+                    : kind == 3 ? choose_tier(index, coll, job)
                                 : idle && choose_idle(coll, job);
         }
     for (size_t i = 0; found && i < job->count; i++)
@@ -199,6 +211,47 @@ static void swap(struct ap_index *index, struct job *job, struct ap_segment *bui
         ap_segfile_remove(index, job->sources[i]);
 }
 
+/* Hands the segment its columns. Files of those that it has no more are removed. */
+static void attach(struct ap_index *index, struct job *job, struct ap_columns *columns, uint64_t fields)
+{
+    struct ap_segment *s = job->sources[0];
+    pthread_mutex_lock(&index->apply_lock);
+    bool stands = sources_stand(job);
+    struct ap_columns *old = stands ? s->columns : columns;
+    if (stands) {
+        s->columns = columns;
+        s->indexed_fields = fields;
+        ap_index_publish(index);
+    }
+    pthread_mutex_unlock(&index->apply_lock);
+    for (size_t i = 0; old && i < old->count; i++)
+        if (!stands || !ap_columns_find(columns, old->items[i]->field))
+            ap_column_remove_file(index, old->items[i]);
+    ap_columns_unref(&old);
+}
+
+static void failed(struct ap_index *index, struct job *job, const char *what, const struct ap_err *err)
+{
+    if (atomic_load(&index->closing))
+        return;
+    ap_error("%s failed, again in %d s: %s", what, REST_MS / 1000, err->msg);
+    job->coll->rest_until_ms = ap_mono_ms() + REST_MS;
+}
+
+static void index_fields(struct ap_index *index, struct job *job, const struct ap_definition *definition)
+{
+    struct ap_columns *columns = NULL;
+    struct ap_err err = {0};
+    int64_t start = ap_mono_ns();
+    /* Only this thread changes a segment's columns. */
+    if (ap_columns_build(index, job->sources[0], job->sources[0]->columns, definition->fields, &columns, &err) != 0) {
+        failed(index, job, "indexing payload fields", &err);
+        return;
+    }
+    attach(index, job, columns, definition->fields->hash);
+    ap_observe(index->metrics.fields, (double)(ap_mono_ns() - start) * 1e-9);
+}
+
 static void do_job(struct ap_index *index, struct job *job)
 {
     struct ap_state *state = ap_state_get(index);
@@ -206,16 +259,25 @@ static void do_job(struct ap_index *index, struct job *job)
     struct ap_segment *built = NULL;
     struct ap_err err = {0};
     int64_t start = ap_mono_ns();
-    int rc = c && c->definition ? ap_merge(index, state, c->definition, job->sources, job->count, &built, &err) : AP_ENOTREADY;
-    if (rc == 0) {
+    int rc = c && c->definition ? 0 : ap_err_set(&err, AP_ENOTREADY, AP_RETRY, "the collection is gone");
+    if (rc == 0 && job->fields)
+        index_fields(index, job, c->definition);
+    else if (rc == 0)
+        rc = ap_merge(index, state, c->definition, job->sources, job->count, &built, &err);
+    if (rc == 0 && built && c->definition->fields->count > 0) {
+        if (ap_columns_build(index, built, NULL, c->definition->fields, &built->columns, &err) == 0)
+            built->indexed_fields = c->definition->fields->hash;
+        else /* it is served without, and gets them later */
+            failed(index, job, "indexing payload fields", &err);
+    }
+    if (rc == 0 && !job->fields) {
         uint32_t rows = built ? built->cap : 0;
         swap(index, job, built);
         double seconds = (double)(ap_mono_ns() - start) * 1e-9;
         ap_observe(job->merge ? index->metrics.merge : index->metrics.seal, seconds);
         ap_debug("%zu segments of collection %s became one of %u rows in %.3f s", job->count, c->definition->c.params.name, rows, seconds);
-    } else if (!atomic_load(&index->closing)) {
-        ap_error("building a segment failed, again in %d s: %s", REST_MS / 1000, err.msg);
-        job->coll->rest_until_ms = ap_mono_ms() + REST_MS;
+    } else if (rc != 0) {
+        failed(index, job, "building a segment", &err);
     }
     for (size_t i = 0; i < job->count; i++)
         ap_segment_unref(&job->sources[i]);

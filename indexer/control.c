@@ -67,6 +67,16 @@ static void set_all_aside(struct ap_index *index, struct ap_coll *coll)
     atomic_store(&coll->pending_count, coll->pending.count);
 }
 
+/* The hot segment knows only the fields that it began with: another takes its place, and it is sealed. */
+static void retire_hot(struct ap_index *index, struct ap_coll *coll)
+{
+    if (!coll->hot || atomic_load(&coll->hot->count) == 0)
+        return;
+    atomic_fetch_add(&index->frozen_bytes, ap_segment_bytes(coll->hot));
+    coll->hot = NULL;
+    ap_builder_wake(index);
+}
+
 static bool same(const struct ap_collection *a, const struct ap_collection *b)
 {
     return ap_version_compare(&a->version, &b->version) == 0 && a->params.dim == b->params.dim && a->params.distance == b->params.distance;
@@ -85,8 +95,12 @@ static void learn(struct ap_index *index, struct ap_coll *coll)
         ap_definition_unref(&coll->definition);
         return;
     }
-    if (coll->definition && same(&coll->definition->c, c))
+    struct ap_fields *fields = ap_fields_of(index->catalog, coll->id);
+    bool same_fields = coll->definition && coll->definition->fields->hash == fields->hash;
+    if (same_fields && same(&coll->definition->c, c)) {
+        ap_fields_unref(&fields);
         return;
+    }
     if (coll->definition && (coll->definition->c.params.dim != c->params.dim || coll->definition->c.params.distance != c->params.distance)) {
         ap_warn("collection %s is now of %u dimensions, %s: it is indexed anew", c->params.name, c->params.dim, ap_distance_name(c->params.distance));
         set_all_aside(index, coll);
@@ -94,8 +108,11 @@ static void learn(struct ap_index *index, struct ap_coll *coll)
                (coll->segments[0]->dim != c->params.dim || coll->segments[0]->distance != c->params.distance)) {
         set_all_aside(index, coll); /* files of before the definition changed */
     }
+    if (coll->definition && !same_fields)
+        retire_hot(index, coll);
     ap_definition_unref(&coll->definition);
-    coll->definition = ap_definition_new(c);
+    coll->definition = ap_definition_new(c, fields);
+    ap_builder_wake(index);
 }
 
 int ap_control_sync(struct ap_index *index, const struct ap_snapshot *snapshot, bool *changed, struct ap_err *err)

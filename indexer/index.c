@@ -18,7 +18,7 @@
 
 /* ---- metrics ---- */
 
-struct sum { double rows[2], segments[2], bytes[2]; };
+struct sum { double rows[2], segments[2], bytes[2], fields, mapped; };
 
 static void collect_collection(struct ap_metrics_out *out, const struct ap_state_coll *c)
 {
@@ -31,6 +31,11 @@ static void collect_collection(struct ap_metrics_out *out, const struct ap_state
         sum.rows[kind] += atomic_load(&c->segments[i]->live_count);
         sum.segments[kind]++;
         sum.bytes[kind] += (double)ap_segment_bytes(c->segments[i]);
+        for (size_t j = 0; c->columns[i] && j < c->columns[i]->count; j++) {
+            size_t file;
+            sum.fields += (double)ap_column_bytes(c->columns[i]->items[j], &file);
+            sum.mapped += (double)file;
+        }
     }
     for (int kind = 0; kind < 2; kind++) {
         snprintf(labels, sizeof labels, "collection=\"%s\",kind=\"%s\"", name, kinds[kind]);
@@ -38,6 +43,11 @@ static void collect_collection(struct ap_metrics_out *out, const struct ap_state
         ap_metrics_emit(out, "antipode_index_segments", labels, "gauge", "Segments searched.", sum.segments[kind]);
         ap_metrics_emit(out, "antipode_index_segment_bytes", labels, "gauge", "Memory of segments.", sum.bytes[kind]);
     }
+    static const char fields[] = "antipode_index_field_bytes", help[] = "Memory of the sealed segments' payload indexes: their own, and mapped files.";
+    snprintf(labels, sizeof labels, "collection=\"%s\",kind=\"private\"", name);
+    ap_metrics_emit(out, fields, labels, "gauge", help, sum.fields);
+    snprintf(labels, sizeof labels, "collection=\"%s\",kind=\"mapped\"", name);
+    ap_metrics_emit(out, fields, labels, "gauge", help, sum.mapped);
     snprintf(labels, sizeof labels, "collection=\"%s\"", name);
     ap_metrics_emit(out, "antipode_index_points", labels, "gauge", "Live points.", (double)atomic_load(&c->coll->points));
     ap_metrics_emit(out, "antipode_index_pending_rows", labels, "gauge", "Rows set aside until their codec arrives.",
@@ -71,6 +81,7 @@ static void register_metrics(struct ap_index *index, struct ap_metrics *m)
     index->metrics.refresh = ap_histogram(m, "antipode_index_refresh_seconds", NULL, "Seconds of a refresh that found rows.");
     index->metrics.seal = ap_histogram(m, "antipode_index_build_seconds", "kind=\"seal\"", "Seconds to build a segment.");
     index->metrics.merge = ap_histogram(m, "antipode_index_build_seconds", "kind=\"merge\"", "Seconds to build a segment.");
+    index->metrics.fields = ap_histogram(m, "antipode_index_build_seconds", "kind=\"fields\"", "Seconds to build a segment.");
     index->metrics.damaged = ap_counter(m, "antipode_index_damaged_segments_total", NULL, "Segment files that failed their checks and were removed.");
     index->metrics.unusable = ap_counter(m, "antipode_index_unusable_rows_total", NULL, "Rows whose vector does not fit their collection.");
     index->metrics.search_ann = ap_histogram(m, search, "kind=\"ann\"", help);

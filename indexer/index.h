@@ -12,6 +12,7 @@
 #include "common/catalog.h"
 #include "common/metrics.h"
 #include "common/store.h"
+#include "indexer/fields.h"
 #include "indexer/filter.h"
 
 struct ap_index;
@@ -61,6 +62,7 @@ struct ap_collection_view {  /* borrowed from the view */
     uint64_t pending;          /* rows set aside: codec or definition not here yet */
     uint32_t segments;         /* hot included */
     const char *unready;       /* NULL when ready, else why */
+    const struct ap_fields *fields; /* declared ones */
 };
 /* AP_ENOTFOUND: no such live collection. */
 int ap_view_collection(struct ap_view *view, const char *name, struct ap_collection_view *out, struct ap_err *err);
@@ -77,10 +79,21 @@ struct ap_search {
     uint32_t effort;                 /* 0: default; else nprobe / efSearch */
     uint32_t candidates;             /* rescored per query; 0: max(40, 4 * limit) */
     bool exact;                      /* scan every live row with the best vector */
-    const struct ap_filter *filter;  /* NULL: none. With a filter: exact scan over the matching rows */
+    const struct ap_filter *filter;  /* NULL: none. Bound to the collection's fields (ap_view_bind) */
     const struct ap_point_id *exclude; /* NULL or a point to leave out */
     bool has_threshold; float threshold; /* score_threshold */
 };
+/* Bind a filter to the fields that the collection declares now; it keeps them, and a bound one is left as it is. AP_EINVAL:
+ * filter.h. */
+int ap_view_bind(const struct ap_collection_view *c, struct ap_filter *filter, struct ap_err *err);
+/* Rows of segments whose index of the field is built and that have a value of it, replaced ones that are not merged away included. */
+uint64_t ap_view_field_points(struct ap_view *view, const struct ap_collection_view *c, uint64_t field);
+/* What a bound filter selects, as far as indexes tell: slots of rows that pass, and of those that have to be asked, each
+ * rising. It holds for rows below `visible`; others came later. calm: nothing was written meanwhile, so each live point of
+ * the collection is in it once; else old slots of replaced rows may be among them. */
+struct ap_selected { uint64_t *sure, *unsure; size_t sure_count, unsure_count; uint64_t visible; bool calm; };
+void ap_view_select(struct ap_view *view, const struct ap_collection_view *c, const struct ap_filter *filter, struct ap_selected *out);
+void ap_selected_fini(struct ap_selected *s);
 /* hits has room for limit; *count is how many there are. */
 int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, const struct ap_search *q, struct ap_hit *hits, size_t *count, struct ap_err *err);
 

@@ -7,9 +7,10 @@
  * refresh.c   the tail thread's round
  * build.c     the builder thread: which segments become one, and the swap
  * merge.c     one sealed segment out of several
+ * column_build.c, column_file.c   indexes of payload fields: building, and as files
  * segfile.c   segments as files
  * view.c      views: rows, points, vectors
- * search.c    searching
+ * search.c    searching; search_filter.c what filters select
  * scroll.c    scanning, and points in id order
  *
  * Locks, in the order in which they are taken:
@@ -25,7 +26,7 @@
 #include "indexer/segment.h"
 
 /* A copy of what the catalog says about a collection: immutable, shared by states. */
-struct ap_definition { atomic_uint refs; struct ap_collection c; };
+struct ap_definition { atomic_uint refs; struct ap_collection c; struct ap_fields *fields; };
 
 struct ap_slots { uint64_t *items; size_t count, cap; }; /* rising */
 
@@ -49,12 +50,12 @@ struct ap_coll {
 };
 
 /* What a view holds: immutable but for live bits and the hot segments' rows. */
-struct ap_state_coll { struct ap_coll *coll; struct ap_definition *definition; struct ap_segment **segments; size_t count; };
+struct ap_state_coll { struct ap_coll *coll; struct ap_definition *definition; struct ap_segment **segments; struct ap_columns **columns; /* of each, or NULL */ size_t count; };
 struct ap_state {
     atomic_uint refs;
     uint64_t rolls;                  /* index->rolls when it was made */
     struct ap_state_coll *colls; size_t coll_count; /* by id */
-    struct ap_segment **segments; size_t segment_count;
+    struct ap_segment **segments; struct ap_columns **columns; size_t segment_count;
     struct ap_codec **codecs; size_t codec_count;   /* by id */
 };
 
@@ -73,6 +74,7 @@ struct ap_index {
     uint64_t control_version;
     struct ap_coll **colls; size_t coll_count, coll_cap; /* by id; live until the index closes */
     struct ap_codec_entry *codecs; size_t codec_count, codec_cap; /* by id */
+    _Atomic uint64_t changes;        /* odd while rows are applied; rises with every run of them */
     _Atomic uint64_t rolls;          /* hot segments begun: a view whose list is older may miss their rows */
 
     pthread_rwlock_t map_lock;
@@ -105,14 +107,14 @@ struct ap_index {
 
     struct {
         struct ap_metrics *registry;
-        struct ap_metric *refresh, *seal, *merge, *damaged, *unusable, *search_ann, *search_exact, *search_filter, *retries;
+        struct ap_metric *refresh, *seal, *merge, *fields, *damaged, *unusable, *search_ann, *search_exact, *search_filter, *retries;
     } metrics;
 };
 
 /* --- state.c --- under apply_lock unless said otherwise */
 struct ap_coll *ap_index_coll(struct ap_index *index, uint64_t id);       /* NULL: not seen yet */
 struct ap_coll *ap_index_coll_make(struct ap_index *index, uint64_t id);
-struct ap_definition *ap_definition_new(const struct ap_collection *c);
+struct ap_definition *ap_definition_new(const struct ap_collection *c, struct ap_fields *fields); /* takes fields */
 void ap_definition_unref(struct ap_definition **d);
 /* Insert in order; takes the reference. */
 void ap_coll_add_segment(struct ap_coll *coll, struct ap_segment *s);
@@ -138,7 +140,8 @@ struct ap_codec *ap_index_codec(struct ap_index *index, uint64_t id, bool *broke
 
 /* --- apply.c --- the tail thread, apply_lock not held */
 #define AP_RUN_ROWS 256
-struct ap_run_row { uint64_t slot, codec, old; struct ap_key key; const uint8_t *vector; size_t vector_len; bool live, has_codec; struct ap_coll *coll; };
+struct ap_run_row { uint64_t slot, codec, old; struct ap_key key; const uint8_t *vector; size_t vector_len; bool live, has_codec; struct ap_coll *coll;
+                    struct ap_row row; /* for its payload, where fields are declared */ };
 struct ap_run { struct ap_run_row rows[AP_RUN_ROWS]; size_t count; };
 /* Apply the run's rows, whose vectors point into snapshot, and empty it. */
 void ap_apply_run(struct ap_index *index, const struct ap_snapshot *snapshot, struct ap_run *run);
@@ -190,6 +193,12 @@ void ap_builder_forget(struct ap_index *index, struct ap_segment **segments, siz
  * closing. */
 int ap_merge(struct ap_index *index, const struct ap_state *state, const struct ap_definition *definition,
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err);
+
+/* --- column_build.c --- builder thread */
+/* Does the sealed segment lack columns of the fields, or have others? Under apply_lock. */
+bool ap_columns_wanting(const struct ap_segment *s, const struct ap_fields *fields);
+/* What the segment should have: old's columns (may be NULL) that are wanted still, and new ones. AP_ENOTREADY when closing. */
+int ap_columns_build(struct ap_index *index, const struct ap_segment *s, struct ap_columns *old, const struct ap_fields *fields, struct ap_columns **out, struct ap_err *err);
 
 /* --- segfile.c --- */
 /* A file for lists, mapped to be filled at image; memory alone when there is no disk (logged). */

@@ -112,3 +112,24 @@ void ap_q8_scores(const struct ap_q8_query *query, enum ap_distance distance, co
         scores[i] = distance == AP_EUCLID ? 2 * product - meta[i].norm2 - query->norm2 : product;
     }
 }
+
+void ap_q8_scores_at(const struct ap_q8_query *query, enum ap_distance distance, const uint8_t *rows, const struct ap_q8_meta *meta,
+                     uint32_t dim, const uint32_t *ordinals, size_t n, float *scores)
+{
+    enum { AHEAD = 6, NEAR = 4 };
+    size_t stride = ap_q8_stride(dim);
+    int64_t bias = (int64_t)128 * query->sum;
+    dot_fn dot = choose();
+    for (size_t i = 0; i < n; i++) {
+        /* Rows close to each other the CPU fetches ahead by itself, and better. */
+        if (i + AHEAD < n && ordinals[i + AHEAD] - ordinals[i] > NEAR * AHEAD) {
+            const uint8_t *next = rows + ordinals[i + AHEAD] * stride;
+            for (size_t at = 0; at < stride && at < 512; at += 64) /* the CPU fetches the rest of a longer one by itself */
+                __builtin_prefetch(next + at);
+            __builtin_prefetch(&meta[ordinals[i + AHEAD]]);
+        }
+        const struct ap_q8_meta *m = &meta[ordinals[i]];
+        float product = (float)((int64_t)dot(rows + ordinals[i] * stride, query->q, stride) - bias) * query->scale * m->scale;
+        scores[i] = distance == AP_EUCLID ? 2 * product - m->norm2 - query->norm2 : product;
+    }
+}

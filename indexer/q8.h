@@ -23,5 +23,8 @@ void ap_q8_query_init(struct ap_q8_query *query, const float *vector, uint32_t d
 /* Scores of n rows, larger is better: inner product, or minus the squared distance. */
 void ap_q8_scores(const struct ap_q8_query *query, enum ap_distance distance, const uint8_t *rows, const struct ap_q8_meta *meta,
                   uint32_t dim, size_t n, float *scores);
+/* The same of n rows that lie anywhere: those of these ordinals. */
+void ap_q8_scores_at(const struct ap_q8_query *query, enum ap_distance distance, const uint8_t *rows, const struct ap_q8_meta *meta,
+                     uint32_t dim, const uint32_t *ordinals, size_t n, float *scores);
 
 #endif

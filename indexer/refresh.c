@@ -42,7 +42,7 @@ static int take_row(void *arg, uint64_t slot, const struct ap_row *row)
         pthread_mutex_unlock(&index->apply_lock);
     }
     r->run.rows[r->run.count++] = (struct ap_run_row){.slot = slot, .codec = row->codec, .key = row->key, .vector = row->vector,
-        .vector_len = row->vector_len, .live = ap_row_is_live(row), .has_codec = row->flags & AP_ROW_CODEC, .coll = coll};
+        .vector_len = row->vector_len, .live = ap_row_is_live(row), .has_codec = row->flags & AP_ROW_CODEC, .coll = coll, .row = *row};
     if (r->run.count < AP_RUN_ROWS)
         return 0;
     ap_apply_run(index, r->snapshot, &r->run);

@@ -1,28 +1,18 @@
 /* Searching: every segment offers candidates by its own scores, the best of all are rescored with the best vectors.
  *
- * Filters and exact searches read all live rows instead, in the order of the log. Memory belongs to the thread and is kept
+ * Exact searches read all live rows instead, in the order of the log; filters those that they select. Memory belongs to the thread and is kept
  * from query to query, so nothing is allocated for a candidate. If a hot segment began while the segments were looked at,
  * the list may lack it, and the search is done again. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "common/timeutil.h"
-#include "indexer/index_impl.h"
+#include "indexer/search_impl.h"
 
 #define BLOCK 256
-#define TRIES 4
 #define SNAPSHOT_NS 250000000
 
 /* ---- a thread's memory ---- */
-
-struct scratch {
-    float *query; int8_t *q8; size_t dim;
-    struct ap_candidate *heap; float *scores; int64_t *ordinals; size_t k;
-    struct ap_hit *hits; size_t hit_room;
-    struct ap_vector_batch *batch;
-    struct ap_slots slots;
-    struct ap_buf text;
-};
 
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
@@ -37,6 +27,7 @@ static void scratch_free(void *arg)
     free(s->ordinals);
     free(s->hits);
     free(s->slots.items);
+    free(s->sure.items);
     ap_vector_batch_free(&s->batch);
     ap_buf_free(&s->text);
     free(s);
@@ -57,8 +48,7 @@ static void *fresh(void *old, size_t bytes)
     return p;
 }
 
-/* Room for dim floats, k candidates, and hits. */
-static struct scratch *scratch_get(uint32_t dim, enum ap_distance distance, size_t k, size_t hit_room)
+struct scratch *ap_search_scratch(uint32_t dim, enum ap_distance distance, size_t k, size_t hit_room)
 {
     pthread_once(&scratch_once, scratch_make_key);
     struct scratch *s = pthread_getspecific(scratch_key);
@@ -91,17 +81,6 @@ static struct scratch *scratch_get(uint32_t dim, enum ap_distance distance, size
 }
 
 /* ---- one search ---- */
-
-struct search {
-    struct ap_view *view;
-    const struct ap_state_coll *c;
-    const struct ap_control_collection *params;
-    const struct ap_search *q;
-    struct scratch *scratch;
-    size_t hit_count;   /* in scratch->hits: the best limit so far, then what came since */
-    size_t hit_room;
-    bool full;          /* the first limit of them are a cut: worse ones need not be kept */
-};
 
 static bool better(const struct search *s, const struct ap_hit *a, const struct ap_hit *b)
 {
@@ -194,11 +173,11 @@ static int collect(struct search *s, size_t k, struct ap_top *top, struct ap_err
     struct ap_segment_query sq = {.vector = s->scratch->query, .effort = s->q->effort};
     ap_q8_query_init(&sq.q8, s->scratch->query, s->params->dim, s->scratch->q8);
     int rc = 0;
-    for (int i = 0; i < TRIES && rc == 0; i++) {
+    for (int i = 0; i < AP_SEARCH_TRIES && rc == 0; i++) {
         size_t room = k;
         for (size_t j = 0; j < s->c->count; j++)
             room = ap_segment_room(s->c->segments[j]) > room ? ap_segment_room(s->c->segments[j]) : room;
-        scratch_get(s->params->dim, s->params->distance, room, s->hit_room);
+        ap_search_scratch(s->params->dim, s->params->distance, room, s->hit_room);
         sq.scores = s->scratch->scores;
         sq.ordinals = s->scratch->ordinals;
         *top = (struct ap_top){s->scratch->heap, 0, k};
@@ -213,25 +192,45 @@ static int collect(struct search *s, size_t k, struct ap_top *top, struct ap_err
     return rc;
 }
 
-static int by_segments(struct search *s, size_t k, struct ap_err *err)
+/* Score the candidates again, with their best vectors. */
+static int rescore(struct search *s, struct ap_top *top, struct ap_err *err)
 {
-    struct ap_top top;
-    int rc = collect(s, k, &top, err);
-    if (rc < 0)
-        return rc;
-    qsort(top.items, top.count, sizeof *top.items, by_slot); /* as they lie in the log */
+    qsort(top->items, top->count, sizeof *top->items, by_slot); /* as they lie in the log */
     ap_vector_batch_clear(s->scratch->batch, ap_view_state(s->view));
-    for (size_t i = 0; i < top.count; i++) {
+    for (size_t i = 0; i < top->count; i++) {
         struct ap_row row;
         const struct ap_snapshot *in;
-        rc = ap_view_find_row(s->view, top.items[i].slot, &row, &in, err);
+        int rc = ap_view_find_row(s->view, top->items[i].slot, &row, &in, err);
         if (rc == 0)
-            add_row(s, in, top.items[i].slot, &row);
+            add_row(s, in, top->items[i].slot, &row);
         else if (rc != AP_ENOTFOUND)
             return rc;
     }
     take_batch(s);
     return 0;
+}
+
+static int by_segments(struct search *s, size_t k, struct ap_err *err)
+{
+    struct ap_top top;
+    int rc = collect(s, k, &top, err);
+    return rc < 0 ? rc : rescore(s, &top, err);
+}
+
+/* By what the filter selects in each segment. *all: no row that passes was left out. */
+static int by_filter(struct search *s, size_t k, uint32_t effort, bool *all, struct ap_err *err)
+{
+    struct ap_top top;
+    struct ap_segment_query sq = {.vector = s->scratch->query, .effort = effort};
+    ap_q8_query_init(&sq.q8, s->scratch->query, s->params->dim, s->scratch->q8);
+    int rc = ap_search_filtered(s, &sq, k, s->q->exact, &top, all, err);
+    if (rc == 0)
+        rc = rescore(s, &top, err);
+    if (rc == 0 && s->scratch->sure.count > 0)
+        rc = ap_search_rows(s, &s->scratch->sure, false, err);
+    if (rc == 0 && s->scratch->slots.count > 0)
+        rc = ap_search_rows(s, &s->scratch->slots, true, err);
+    return rc;
 }
 
 /* ---- by rows ---- */
@@ -262,12 +261,12 @@ static int filter_row(struct search *s, const struct ap_row *row, struct ap_err 
     return takes;
 }
 
-struct scan { struct search *s; const struct ap_snapshot *snapshot; size_t at; int64_t until_ns; struct ap_err *err; };
+struct scan { struct search *s; const struct ap_slots *slots; bool ask; const struct ap_snapshot *snapshot; size_t at; int64_t until_ns; struct ap_err *err; };
 
 static int scan_row(void *arg, uint64_t slot, const struct ap_row *row)
 {
     struct scan *scan = arg;
-    struct ap_slots *slots = &scan->s->scratch->slots;
+    const struct ap_slots *slots = scan->slots;
     while (scan->at < slots->count && slots->items[scan->at] < slot)
         scan->at++; /* gone: replaced, and cleaned away */
     if (scan->at == slots->count)
@@ -275,7 +274,7 @@ static int scan_row(void *arg, uint64_t slot, const struct ap_row *row)
     if (slots->items[scan->at] != slot)
         return 0;
     scan->at++;
-    int takes = filter_row(scan->s, row, scan->err);
+    int takes = scan->ask ? filter_row(scan->s, row, scan->err) : 1;
     if (takes < 0)
         return takes;
     if (takes)
@@ -284,15 +283,14 @@ static int scan_row(void *arg, uint64_t slot, const struct ap_row *row)
 }
 
 /* Few slots far apart: one by one. */
-static int read_sparse(struct search *s, struct ap_err *err)
+static int read_sparse(struct search *s, const struct ap_slots *slots, bool ask, struct ap_err *err)
 {
-    struct ap_slots *slots = &s->scratch->slots;
     for (size_t i = 0; i < slots->count; i++) {
         struct ap_row row;
         const struct ap_snapshot *in;
         if (ap_view_find_row(s->view, slots->items[i], &row, &in, NULL) < 0)
             continue;
-        int takes = filter_row(s, &row, err);
+        int takes = ask ? filter_row(s, &row, err) : 1;
         if (takes < 0)
             return takes;
         if (takes)
@@ -302,15 +300,14 @@ static int read_sparse(struct search *s, struct ap_err *err)
     return 0;
 }
 
-/* All slots in scratch->slots, through the log, in snapshots of a quarter of a second. */
-static int read_slots(struct search *s, struct ap_err *err)
+/* Through the log, in snapshots of a quarter of a second. */
+int ap_search_rows(struct search *s, const struct ap_slots *slots, bool ask, struct ap_err *err)
 {
-    struct scan scan = {.s = s, .err = err};
-    struct ap_slots *slots = &s->scratch->slots;
+    struct scan scan = {.s = s, .slots = slots, .ask = ask, .err = err};
     int rc = 0;
     ap_vector_batch_clear(s->scratch->batch, ap_view_state(s->view));
     if (slots->count == 0 || (slots->items[slots->count - 1] - slots->items[0]) / slots->count > 8)
-        return read_sparse(s, err);
+        return read_sparse(s, slots, ask, err);
     while (rc >= 0 && scan.at < slots->count) {
         struct ap_snapshot *snapshot;
         rc = ap_snapshot_begin(s->view->index->store, &snapshot, err);
@@ -352,11 +349,7 @@ static int by_ids(struct search *s, const struct ap_point_id *ids, size_t count,
 
 static int by_rows(struct search *s, struct ap_err *err)
 {
-    size_t count;
-    const struct ap_point_id *ids = s->q->filter ? ap_filter_only_ids(s->q->filter, &count) : NULL;
-    if (ids)
-        return by_ids(s, ids, count, err);
-    for (int i = 0; i < TRIES; i++) {
+    for (int i = 0; i < AP_SEARCH_TRIES; i++) {
         s->scratch->slots.count = 0;
         ap_live_slots(s->view->index, s->c, false, &s->scratch->slots);
         if (atomic_load(&s->view->index->rolls) == ap_view_state(s->view)->rolls)
@@ -364,7 +357,7 @@ static int by_rows(struct search *s, struct ap_err *err)
         ap_view_renew_state(s->view);
         s->c = ap_state_find(ap_view_state(s->view), s->c->coll->id);
     }
-    return read_slots(s, err);
+    return ap_search_rows(s, &s->scratch->slots, true, err);
 }
 
 /* ---- */
@@ -383,21 +376,23 @@ int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, con
     size_t want = (size_t)q->limit + (q->exclude ? 1 : 0);
     size_t k = q->candidates ? q->candidates : want * 4 > 40 ? want * 4 : 40;
     k = k > want ? k : want;
-    bool rows = q->exact || q->filter || k >= points;
+    size_t listed = 0;
+    const struct ap_point_id *ids = ap_filter_only_ids(q->filter, &listed);
+    bool rows = !q->filter && (q->exact || k >= points), all = true;
     size_t room = (size_t)q->limit * 2 + BLOCK;
-    struct scratch *scratch = scratch_get(sc->definition->c.params.dim, sc->definition->c.params.distance, rows ? 1 : k, room);
+    struct scratch *scratch = ap_search_scratch(sc->definition->c.params.dim, sc->definition->c.params.distance, rows || ids ? 1 : k, room);
     struct search s = {.view = view, .c = sc, .params = &sc->definition->c.params, .q = q, .scratch = scratch, .hit_room = room};
     memcpy(scratch->query, q->vector, s.params->dim * sizeof *scratch->query);
     if (s.params->distance == AP_COSINE)
         ap_normalize(scratch->query, s.params->dim);
 
-    int rc = rows ? by_rows(&s, err) : by_segments(&s, k, err);
+    int rc = ids ? by_ids(&s, ids, listed, err) : q->filter ? by_filter(&s, k, q->effort, &all, err) : rows ? by_rows(&s, err) : by_segments(&s, k, err);
     cut(&s);
     /* Lists that were not looked into may hold what is missing. */
-    if (rc == 0 && !rows && s.hit_count < q->limit && !q->has_threshold && s.hit_count + 1 < points) {
+    if (rc == 0 && !rows && !ids && s.hit_count < q->limit && !q->has_threshold && s.hit_count + 1 < points && !(q->filter && all)) {
         s.hit_count = 0;
         s.full = false;
-        rc = by_rows(&s, err);
+        rc = q->filter ? by_filter(&s, k, UINT32_MAX, &all, err) : by_rows(&s, err);
         cut(&s);
     }
     if (rc < 0)

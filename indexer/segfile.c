@@ -222,6 +222,8 @@ int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err
 
 void ap_segfile_remove(struct ap_index *index, struct ap_segment *s)
 {
+    for (size_t i = 0; s->columns && i < s->columns->count; i++)
+        ap_column_remove_file(index, s->columns->items[i]);
     if (s->path && unlinkat(index->dir_fd, s->path, 0) != 0 && errno != ENOENT)
         ap_warn("index %s: cannot remove %s: %s", index->path, s->path, strerror(errno));
     free(s->path);
@@ -381,6 +383,42 @@ static void drop_replaced(struct ap_index *index, struct ap_segment **all, size_
                 }
 }
 
+/* The indexes of payload fields beside the segments; those of none are removed. */
+static void load_columns(struct ap_index *index, struct ap_segment **all, size_t count)
+{
+    int fd = openat(index->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
+        uint64_t segment, field;
+        size_t len = strlen(e->d_name), i = 0;
+        if (len > 8 && strcmp(e->d_name + len - 8, ".idx.new") == 0)
+            unlinkat(index->dir_fd, e->d_name, 0);
+        if (!ap_column_name(e->d_name, &segment, &field))
+            continue;
+        while (i < count && all[i]->file_id != segment)
+            i++;
+        struct ap_column *column = i < count ? ap_column_load(index, e->d_name, all[i]->cap) : NULL;
+        if (i == count)
+            unlinkat(index->dir_fd, e->d_name, 0);
+        if (!column)
+            continue;
+        struct ap_columns *old = all[i]->columns;
+        struct ap_column *items[65];
+        size_t n = old ? old->count : 0;
+        if (n == 64) {
+            ap_column_unref(&column);
+            continue;
+        }
+        for (size_t j = 0; j < n; j++)
+            items[j] = ap_column_ref(old->items[j]);
+        items[n] = column;
+        all[i]->columns = ap_columns_new(items, n + 1);
+        ap_columns_unref(&old);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 int ap_segfile_load_all(struct ap_index *index, struct ap_segment ***out, size_t *count, struct ap_err *err)
 {
     struct ap_segment **all = NULL;
@@ -427,6 +465,7 @@ int ap_segfile_load_all(struct ap_index *index, struct ap_segment ***out, size_t
     }
     closedir(dir);
     drop_replaced(index, all, &n);
+    load_columns(index, all, n);
     *out = all;
     *count = n;
     return 0;

@@ -101,6 +101,8 @@ void ap_segment_unref(struct ap_segment **segment)
         free(s->offsets);
     if (s->kind != AP_SEGMENT_HOT)
         free((void *)s->live);
+    ap_hot_values_free(&s->values);
+    ap_columns_unref(&s->columns);
     ap_ann_free(&s->ann);
     free(s->path);
     free(s);
@@ -173,7 +175,7 @@ size_t ap_segment_bytes(const struct ap_segment *s)
     if (s->kind == AP_SEGMENT_IVF8)
         return s->map_bytes + n / 8;
     size_t each = sizeof(uint32_t) + (s->kind == AP_SEGMENT_HOT ? ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) : 0);
-    return n * each + n / 8 + (s->ann ? ap_ann_bytes(s->ann) : 0);
+    return n * each + n / 8 + (s->ann ? ap_ann_bytes(s->ann) : 0) + ap_hot_values_bytes(s->values);
 }
 
 /* ---- searching ---- */
@@ -273,4 +275,108 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
     else if (live > 0)
         return search_faiss(s, q, live, top, err);
     return 0;
+}
+
+/* ---- some rows alone ---- */
+
+/* Measured with bench/filter.c. */
+#define MORE_PROBES 2.6 /* at least so many times the lists of an unfiltered search: recall */
+#define MORE_WORK 1.8   /* and no more than so many times its scoring: time */
+#define ROW_COST 4.0    /* of a row far from the next one, in rows that follow each other: memory's latency */
+
+void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top)
+{
+    enum { BLOCK = 128 };
+    float scores[BLOCK];
+    bool hot = s->kind == AP_SEGMENT_HOT;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        size_t run = n - i < BLOCK ? n - i : BLOCK;
+        ap_q8_scores_at(&q->q8, s->distance, hot ? s->codes : s->lists.rows, hot ? s->meta : s->lists.row_meta, s->dim, ordinals + i, run, scores);
+        for (size_t j = 0; j < run; j++)
+            if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, ordinals[i + j]))
+                ap_top_offer(top, scores[j], ap_segment_slot(s, ordinals[i + j]));
+    }
+}
+
+/* How many lists: what an unfiltered search spends on scoring goes to the rows of the filter, however far they are spread. */
+static uint32_t probes_for(uint32_t usual, uint32_t lists, uint32_t count, uint64_t matches)
+{
+    double apart = (double)count / (double)matches, cost = apart < ROW_COST ? apart : ROW_COST;
+    double wanted = MORE_WORK * usual * (double)count / ((double)matches * cost);
+    wanted = wanted > (double)usual * MORE_PROBES ? wanted : (double)usual * MORE_PROBES;
+    return wanted < lists ? (uint32_t)wanted : lists;
+}
+
+static void score_between(const struct ap_segment *s, const struct ap_segment_query *q, roaring_uint32_iterator_t *it, uint32_t end, struct ap_top *top)
+{
+    enum { RUN = 128 };
+    uint32_t found[RUN], n;
+    while (it->has_value && it->current_value < end && (n = roaring_read_uint32_iterator(it, found, end - it->current_value < RUN ? end - it->current_value : RUN)) > 0) {
+        uint32_t kept = n;
+        while (kept > 0 && found[kept - 1] >= end)
+            kept--;
+        ap_segment_score(s, q, found, kept, top);
+        if (kept < n)
+            return;
+    }
+}
+
+static void search_lists_these(const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *rows, uint64_t matches, bool *all, struct ap_top *top)
+{
+    const struct ap_ivf8 *v = &s->lists;
+    uint32_t probes = probes_for(q->effort ? q->effort : ap_ivf8_probes_for(v->lists), v->lists, v->count, matches);
+    uint64_t least = (uint64_t)top->k * 4 * v->lists / (matches ? matches : 1) + 1;
+    roaring_uint32_iterator_t it;
+    roaring_init_iterator(rows, &it);
+    if (probes >= v->lists || least >= v->lists) {
+        score_between(s, q, &it, v->count, top);
+        return;
+    }
+    *all = false;
+    uint32_t *lists = (uint32_t *)q->ordinals;
+    uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes > least ? probes : (uint32_t)least, q->scores, lists);
+    for (uint32_t i = 0; i < n; i++)
+        if (v->starts[lists[i]] < v->starts[lists[i] + 1] && roaring_move_uint32_iterator_equalorlarger(&it, v->starts[lists[i]]))
+            score_between(s, q, &it, v->starts[lists[i] + 1], top);
+}
+
+/* FAISS takes a bit a row. Its effort rises as the rows grow rarer: HNSW walks over those that do not count as well. */
+static int search_faiss_these(const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *rows, uint64_t matches, struct ap_top *top, struct ap_err *err)
+{
+    enum { RUN = 512 };
+    uint32_t found[RUN], n;
+    uint8_t *bits = calloc(s->cap / 8 + 1, 1);
+    roaring_uint32_iterator_t it;
+    if (!bits)
+        return ap_err_set(err, AP_ENOMEM, AP_RETRY, "out of memory for a filter");
+    roaring_init_iterator(rows, &it);
+    while ((n = roaring_read_uint32_iterator(&it, found, RUN)) > 0)
+        for (uint32_t i = 0; i < n; i++)
+            if (ap_segment_live(s, found[i]))
+                bits[found[i] / 8] |= (uint8_t)(1u << (found[i] % 8));
+    uint32_t usual = q->effort ? q->effort : ap_ann_effort(s->ann);
+    double share = (double)matches / s->cap, effort = usual * (share < 1 / MORE_PROBES ? 1 / share : MORE_PROBES);
+    size_t k = top->k < matches ? top->k : matches;
+    int rc = ap_ann_search(s->ann, q->vector, k, effort < 1e6 ? (uint32_t)effort : 1000000, bits, q->scores, q->ordinals, err);
+    bool descending = ap_score_descending(s->distance);
+    for (size_t i = 0; rc == 0 && i < k && q->ordinals[i] >= 0; i++) {
+        uint32_t ordinal = (uint32_t)q->ordinals[i];
+        if (ordinal < s->cap && ap_segment_live(s, ordinal))
+            ap_top_offer(top, descending ? q->scores[i] : -q->scores[i], ap_segment_slot(s, ordinal));
+    }
+    free(bits);
+    return rc;
+}
+
+int ap_segment_search_these(const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *rows, uint64_t matches,
+                            bool *all, struct ap_top *top, struct ap_err *err)
+{
+    if (matches == 0)
+        return 0;
+    if (s->kind == AP_SEGMENT_IVF8) {
+        search_lists_these(s, q, rows, matches, all, top);
+        return 0;
+    }
+    *all = false;
+    return search_faiss_these(s, q, rows, matches, top, err);
 }

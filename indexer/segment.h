@@ -9,6 +9,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include "common/ann.h"
+#include "indexer/column.h"
+#include "indexer/fields.h"
 #include "indexer/ivf8.h"
 
 enum ap_segment_kind { AP_SEGMENT_HOT, AP_SEGMENT_IVF8, AP_SEGMENT_FAISS };
@@ -34,6 +36,9 @@ struct ap_segment {
     struct ap_q8_meta *meta;
     struct ap_ivf8 lists;
     struct ap_ann *ann;        /* owned, as offsets are then */
+    struct ap_hot_values *values; /* hot: of the fields that were declared when it began; owned; NULL: none */
+    uint64_t indexed_fields;      /* sealed: hash of the fields that columns were last built for; apply lock, too */
+    struct ap_columns *columns;   /* sealed: guarded by the apply lock, views have their own references */
     uint64_t file_id;
     uint64_t replaces[64]; uint32_t replaces_count; /* files that this one stands for */
     char *path;                /* owned; NULL: no file */
@@ -81,9 +86,15 @@ struct ap_segment_query {
     uint32_t effort;
     float *scores; int64_t *ordinals; /* room of each: k, and at least ap_segment_room of the segment */
 };
+/* Offer those of n rows (HOT or IVF8) that are live. */
+void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top);
 /* Room that searching the segment takes whatever k is. */
 size_t ap_segment_room(const struct ap_segment *s);
 /* Offer the segment's best live rows. */
 int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top, struct ap_err *err);
+/* The same of the sealed segment's rows in `rows` alone, of which there are `matches`. More lists are looked into than
+ * without, as far as scoring fewer rows in each pays for it, or all (*all). */
+int ap_segment_search_these(const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *rows, uint64_t matches,
+                            bool *all, struct ap_top *top, struct ap_err *err);
 
 #endif

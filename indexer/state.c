@@ -60,11 +60,12 @@ static char *copy(const char *text)
     return text ? must(strdup(text)) : NULL;
 }
 
-struct ap_definition *ap_definition_new(const struct ap_collection *c)
+struct ap_definition *ap_definition_new(const struct ap_collection *c, struct ap_fields *fields)
 {
     struct ap_definition *d = must(calloc(1, sizeof *d));
     atomic_init(&d->refs, 1);
     d->c = *c;
+    d->fields = fields;
     d->c.params.name = copy(c->params.name);
     d->c.params.codec_factory = copy(c->params.codec_factory);
     d->c.params.topic = copy(c->params.topic);
@@ -89,6 +90,7 @@ void ap_definition_unref(struct ap_definition **definition)
     free(d->c.params.codec_factory);
     free(d->c.params.topic);
     free(d->c.params.vector_name);
+    ap_fields_unref(&d->fields);
     free(d);
 }
 
@@ -193,13 +195,16 @@ void ap_index_publish(struct ap_index *index)
     s->coll_count = index->coll_count;
     s->colls = must(calloc(s->coll_count + 1, sizeof *s->colls));
     s->segments = must(calloc(s->segment_count + 1, sizeof(struct ap_segment *)));
+    s->columns = must(calloc(s->segment_count + 1, sizeof(struct ap_columns *)));
     s->codecs = must(calloc(index->codec_count + 1, sizeof(struct ap_codec *)));
     size_t at = 0;
     for (size_t i = 0; i < index->coll_count; i++) {
         struct ap_coll *coll = index->colls[i];
-        s->colls[i] = (struct ap_state_coll){coll, definition_ref(coll->definition), s->segments + at, coll->count};
-        for (size_t j = 0; j < coll->count; j++)
-            s->segments[at++] = ap_segment_ref(coll->segments[j]);
+        s->colls[i] = (struct ap_state_coll){coll, definition_ref(coll->definition), s->segments + at, s->columns + at, coll->count};
+        for (size_t j = 0; j < coll->count; j++, at++) {
+            s->segments[at] = ap_segment_ref(coll->segments[j]);
+            s->columns[at] = ap_columns_ref(coll->segments[j]->columns);
+        }
     }
     for (size_t i = 0; i < index->codec_count; i++)
         if (index->codecs[i].codec)
@@ -228,12 +233,13 @@ void ap_state_unref(struct ap_state **state)
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
     for (size_t i = 0; i < s->segment_count; i++)
-        ap_segment_unref(&s->segments[i]);
+        ap_columns_unref(&s->columns[i]), ap_segment_unref(&s->segments[i]);
     for (size_t i = 0; i < s->coll_count; i++)
         ap_definition_unref(&s->colls[i].definition);
     for (size_t i = 0; i < s->codec_count; i++)
         ap_codec_unref(&s->codecs[i]);
     free(s->segments);
+    free(s->columns);
     free(s->colls);
     free(s->codecs);
     free(s);

@@ -85,10 +85,42 @@ int ap_view_collection(struct ap_view *view, const char *name, struct ap_collect
         out->segments = (uint32_t)c->count;
         for (size_t j = 0; j < c->count; j++)
             out->indexed += c->segments[j]->hot ? 0 : atomic_load(&c->segments[j]->live_count);
+        out->fields = c->definition->fields;
         out->unready = out->pending ? "vectors of this collection wait for their codec, which has not arrived yet" : NULL;
         return 0;
     }
     return ap_err_set(err, AP_ENOTFOUND, AP_POISON, "collection '%s' does not exist", name);
+}
+
+int ap_view_bind(const struct ap_collection_view *c, struct ap_filter *filter, struct ap_err *err)
+{
+    if (!filter || ap_filter_is_bound(filter))
+        return 0;
+    ap_filter_hold(filter, ap_fields_ref((struct ap_fields *)(uintptr_t)c->fields));
+    return ap_filter_bind(filter, c->fields->items, c->fields->count, err);
+}
+
+static void count_row(void *arg, const struct ap_hot_entry *e)
+{
+    uint64_t *at = arg; /* how many, and the last one */
+    if (e->kind != AP_HOT_VALUE || at[1] == e->ordinal)
+        return;
+    at[0]++;
+    at[1] = e->ordinal;
+}
+
+uint64_t ap_view_field_points(struct ap_view *view, const struct ap_collection_view *c, uint64_t field)
+{
+    const struct ap_state_coll *sc = ap_state_find(ap_view_state(view), c->collection->id);
+    uint64_t n = 0;
+    for (size_t i = 0; sc && i < sc->count; i++) {
+        const struct ap_segment *s = sc->segments[i];
+        const struct ap_column *column = ap_columns_find(sc->columns[i], field);
+        uint64_t hot[2] = {0, UINT64_MAX};
+        ap_hot_values_each(s->values, field, atomic_load_explicit(&s->count, memory_order_acquire), count_row, hot);
+        n += column ? roaring_bitmap_get_cardinality(ap_column_any(column)) : hot[0];
+    }
+    return n;
 }
 
 static int by_name(const void *a, const void *b)

@@ -292,5 +292,5 @@ def shared_name(world):
 
 
 def test_payload_index_is_taken(us, name):
-    """LlamaIndex asks for indexes; filters need none, so the request is true from the start."""
+    """LlamaIndex asks for indexes before it writes."""
     assert us.create_payload_index(name, "n", models.PayloadSchemaType.INTEGER).status == models.UpdateStatus.COMPLETED

@@ -99,6 +99,13 @@ void ix_define(struct ix_rig *r, bool deleted)
     put_control(r, &c);
 }
 
+void ix_index(struct ix_rig *r, const char *field, enum ap_field_type type, const char *options, bool removed)
+{
+    struct ap_control c = {.kind = AP_CONTROL_INDEX, .version = next_version(r)};
+    c.u.index = (struct ap_control_index){r->collection_id, (char *)(uintptr_t)field, type, (char *)(uintptr_t)options, removed};
+    put_control(r, &c);
+}
+
 void ix_publish_codec(struct ix_rig *r, const struct ap_codec *codec)
 {
     size_t len;
@@ -181,6 +188,12 @@ void ix_delete(struct ix_rig *r, size_t i)
 {
     struct ap_mutation m = {.op = AP_OP_DELETE};
     r->points[i].live = false;
+    apply(r, i, &m);
+}
+
+void ix_patch(struct ix_rig *r, size_t i, const char *patch)
+{
+    struct ap_mutation m = {.op = AP_OP_PATCH, .payload = patch, .payload_len = strlen(patch)};
     apply(r, i, &m);
 }
 

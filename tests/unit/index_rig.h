@@ -35,6 +35,8 @@ void ix_start_index(struct ix_rig *r);
 void ix_stop_index(struct ix_rig *r);
 /* The collection's definition as a control record. */
 void ix_define(struct ix_rig *r, bool deleted);
+/* Declare a field of the payloads indexed, or no longer. options: NULL, or as in the control record. */
+void ix_index(struct ix_rig *r, const char *field, enum ap_field_type type, const char *options, bool removed);
 /* Use the codec for later rows; publish says whether its record is written too. Takes the codec. */
 void ix_codec(struct ix_rig *r, struct ap_codec *codec, bool publish);
 void ix_publish_codec(struct ix_rig *r, const struct ap_codec *codec);
@@ -44,6 +46,7 @@ void ix_begin(struct ix_rig *r);
 void ix_commit(struct ix_rig *r);
 void ix_upsert(struct ix_rig *r, size_t i, const float *vector, const char *payload);
 void ix_delete(struct ix_rig *r, size_t i);
+void ix_patch(struct ix_rig *r, size_t i, const char *patch); /* row.h says what it may hold */
 /* count rows from first, each batch rows a batch. */
 void ix_load(struct ix_rig *r, const float *vectors, size_t first, size_t count, size_t batch);
 size_t ix_clean(struct ix_rig *r, size_t max_rows);

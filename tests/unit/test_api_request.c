@@ -185,7 +185,7 @@ static const struct refusal query_refusals[] = {
     {"{\"with_vector\":\"x\"}", AP_EINVAL, "with_vector"},
     {"{\"with_vector\":true,\"with_vectors\":true}", AP_EINVAL, "twice"},
     {"{\"score_threshold\":1e300}", AP_EINVAL, "score_threshold"},
-    {"{\"filter\":{\"must\":[{\"nested\":{\"key\":\"a\"}}]}}", AP_EUNSUPPORTED, "nested"},
+    {"{\"filter\":{\"must\":[{\"has_vector\":\"a\"}]}}", AP_EUNSUPPORTED, "has_vector"},
     {"{\"filter\":[]}", AP_EINVAL, "filter"},
 };
 

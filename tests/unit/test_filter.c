@@ -151,43 +151,190 @@ START_TEST(filter_matches_as_qdrant_does)
 }
 END_TEST
 
+#define COUNT(v) "{\"key\":\"a\",\"values_count\":{" v "}}"
+#define TEXT(v) "{\"key\":\"a\",\"match\":{\"text\":" v "}}"
+#define EXCEPT(v) "{\"key\":\"a\",\"match\":{\"except\":" v "}}"
+#define EMPTY "{\"is_empty\":{\"key\":\"a\"}}"
+#define NULLED "{\"is_null\":{\"key\":\"a\"}}"
+#define NEST(v) "{\"nested\":{\"key\":\"a\",\"filter\":" v "}}"
+#define KEY(k, v) "{\"key\":\"" k "\",\"match\":{\"value\":" v "}}"
+
+/* Undeclared fields; what Qdrant answers without indexes. */
+static const struct { const char *filter, *payload; bool expected; } more_cases[] = {
+    {MUST(EXCEPT("[1,2]")), "{\"a\":3}", true},
+    {MUST(EXCEPT("[1,2]")), "{\"a\":2}", false},
+    {MUST(EXCEPT("[1,2]")), "{\"a\":[1,2]}", false},
+    {MUST(EXCEPT("[1,2]")), "{\"a\":[1,5]}", true},
+    {MUST(EXCEPT("[1,2]")), "{\"a\":\"x\"}", true},
+    {MUST(EXCEPT("[1,2]")), "{\"a\":null}", false},
+    {MUST(EXCEPT("[\"x\"]")), "{\"a\":\"y\"}", true},
+    {MUST(EXCEPT("[\"x\"]")), "{\"a\":\"x\"}", false},
+    {MUST(EXCEPT("[\"x\"]")), "{}", false},
+    {MUST(EXCEPT("[]")), "{\"a\":1}", true},
+    {MUST(TEXT("\"ell\"")), "{\"a\":\"hello\"}", true},
+    {MUST(TEXT("\"Ell\"")), "{\"a\":\"hello\"}", false},
+    {MUST(TEXT("\"x\"")), "{\"a\":[\"a\",\"axb\"]}", true},
+    {MUST(EMPTY), "{}", true},
+    {MUST(EMPTY), NULL, true},
+    {MUST(EMPTY), "{\"a\":null}", true},
+    {MUST(EMPTY), "{\"a\":[]}", true},
+    {MUST(EMPTY), "{\"a\":[null]}", false},
+    {MUST(EMPTY), "{\"a\":0}", false},
+    {MUST(EMPTY), "{\"a\":\"\"}", false},
+    {MUST(NULLED), "{}", false},
+    {MUST(NULLED), "{\"a\":null}", true},
+    {MUST(NULLED), "{\"a\":[null]}", false},
+    {MUST("{\"is_null\":{\"key\":\"a[]\"}}"), "{\"a\":[null]}", true},
+    {MUST("{\"key\":\"a\",\"is_null\":false}"), "{\"a\":1}", true},
+    {MUST("{\"key\":\"a\",\"is_empty\":false}"), "{\"a\":[]}", false},
+    {MUST(COUNT("\"gte\":2")), "{\"a\":[1,2]}", true},
+    {MUST(COUNT("\"gte\":2")), "{\"a\":1}", false},
+    {MUST(COUNT("\"lt\":1")), "{\"a\":null}", true},
+    {MUST(COUNT("\"lt\":1")), "{}", true},
+    {MUST(RANGE("\"gte\":\"2024-02-29\"")), "{\"a\":\"2024-02-29T00:00:00Z\"}", true},
+    {MUST(RANGE("\"gt\":\"2024-02-29\"")), "{\"a\":\"2024-02-29T00:00:00Z\"}", false},
+    {MUST(RANGE("\"gt\":\"2024-02-29\"")), "{\"a\":\"2024-02-29T00:00:00.000001\"}", true},
+    {MUST(RANGE("\"lt\":\"2024-02-29T02:00:00+02:00\"")), "{\"a\":\"2024-02-28 23:59:59\"}", true},
+    {MUST(RANGE("\"lte\":\"2024-02-29T02:00:00+0200\"")), "{\"a\":\"2024-02-29T00:00Z\"}", true},
+    {MUST(RANGE("\"gte\":\"1969-12-31T23:59:59.5Z\"")), "{\"a\":\"1969-12-31T23:59:59Z\"}", false},
+    {MUST(RANGE("\"gte\":\"2024-01-01\"")), "{\"a\":2025}", false},
+    {MUST(RANGE("\"gte\":\"2024-01-01\"")), "{\"a\":\"soon\"}", false},
+    /* paths */
+    {MUST(KEY("a[].b", "1")), "{\"a\":[{\"b\":2},{\"b\":1}]}", true},
+    {MUST(KEY("a[1].b", "1")), "{\"a\":[{\"b\":2},{\"b\":1}]}", true},
+    {MUST(KEY("a[0].b", "1")), "{\"a\":[{\"b\":2},{\"b\":1}]}", false},
+    {MUST(KEY("a[]", "1")), "{\"a\":[2,1]}", true},
+    {MUST(KEY("a[]", "1")), "{\"a\":1}", false},
+    {MUST(KEY("a[]", "1")), "{\"a\":[[1]]}", true},
+    {MUST(KEY("a[].b[].c", "1")), "{\"a\":[{\"b\":[{\"c\":[3,1]}]}]}", true},
+    {MUST(KEY("\\\"a.b\\\"", "1")), "{\"a.b\":1}", true},
+    {MUST(KEY("x.\\\"a.b\\\".c", "1")), "{\"x\":{\"a.b\":{\"c\":1}}}", true},
+    /* one element must satisfy all of a nested filter */
+    {MUST(NEST("{\"must\":[" KEY("b", "1") "," KEY("c", "2") "]}")), "{\"a\":[{\"b\":1,\"c\":2}]}", true},
+    {MUST(NEST("{\"must\":[" KEY("b", "1") "," KEY("c", "2") "]}")), "{\"a\":[{\"b\":1},{\"c\":2}]}", false},
+    {MUST(NEST("{\"must_not\":[" KEY("b", "1") "]}")), "{\"a\":[{\"b\":1},{\"b\":2}]}", true},
+    {MUST(NEST("{\"must_not\":[" KEY("b", "1") "]}")), "{\"a\":[{\"b\":1}]}", false},
+    {MUST(NEST("{\"must_not\":[" KEY("b", "1") "]}")), "{\"a\":{\"b\":2}}", false},
+    {NOT(NEST("{\"must\":[" KEY("b", "1") "]}")), "{\"a\":[{\"b\":2}]}", true},
+    /* min_should */
+    {"{\"min_should\":{\"conditions\":[" VALUE("1") "," VALUE("2") "," VALUE("3") "],\"min_count\":2}}", "{\"a\":[1,3]}", true},
+    {"{\"min_should\":{\"conditions\":[" VALUE("1") "," VALUE("2") "," VALUE("3") "],\"min_count\":2}}", "{\"a\":[1,4]}", false},
+    {"{\"min_should\":{\"conditions\":[" VALUE("1") "],\"min_count\":2}}", "{\"a\":1}", false},
+    {"{\"min_should\":{\"conditions\":[" VALUE("1") "],\"min_count\":0}}", "{\"a\":2}", true},
+    {MUST("{\"min_should\":{\"conditions\":[" VALUE("1") "],\"min_count\":1}}"), "{\"a\":2}", false},
+};
+
+START_TEST(filter_matches_in_all_kinds)
+{
+    ck_assert_msg(matches(more_cases[_i].filter, 7, more_cases[_i].payload) == more_cases[_i].expected, "%s on %s is not %d", more_cases[_i].filter,
+                  more_cases[_i].payload ? more_cases[_i].payload : "no payload", more_cases[_i].expected);
+}
+END_TEST
+
+#define KNOWN "key, match, range, values_count, is_empty, is_null, has_id, nested, must, should, must_not, min_should"
+#define EITHER "a condition is either a key with match, range or values_count, or is_empty, is_null, has_id or nested, or must, should, must_not and min_should"
+#define ONE_OF "needs one of \"value\", \"any\", \"except\", \"text\" and \"text_any\""
+
 static const struct { const char *filter; int code; const char *message; } bad[] = {
-    {MUST("{\"key\":\"a\",\"match\":{\"text\":\"x\"}}"), AP_EUNSUPPORTED, "filter.must[0].match: \"text\" is not supported"},
-    {MUST("{\"key\":\"a\",\"match\":{\"except\":[1]}}"), AP_EUNSUPPORTED, "filter.must[0].match: \"except\" is not supported"},
+    {MUST("{\"key\":\"a\",\"match\":{\"phrase\":\"x\"}}"), AP_EUNSUPPORTED, "filter.must[0].match: \"phrase\" is not supported"},
     {MUST("{\"key\":\"a\",\"geo_radius\":{}}"), AP_EUNSUPPORTED, "filter.must[0]: \"geo_radius\" is not supported"},
-    {MUST("{\"key\":\"a\",\"values_count\":{}}"), AP_EUNSUPPORTED, "filter.must[0]: \"values_count\" is not supported"},
-    {MUST("{\"nested\":{}}"), AP_EUNSUPPORTED, "filter.must[0]: \"nested\" is not supported"},
-    {MUST("{\"is_empty\":{\"key\":\"a\"}}"), AP_EUNSUPPORTED, "filter.must[0]: \"is_empty\" is not supported"},
-    {"{\"must_not\":[{},{\"is_null\":{\"key\":\"a\"}}]}", AP_EUNSUPPORTED, "filter.must_not[1]: \"is_null\" is not supported"},
-    {"{\"min_should\":{}}", AP_EUNSUPPORTED, "filter: \"min_should\" is not supported"},
-    {"{\"should\":{\"min_should\":{}}}", AP_EUNSUPPORTED, "filter.should: \"min_should\" is not supported"},
-    {MUST(RANGE("\"gte\":\"2024-01-01\"")), AP_EUNSUPPORTED, "filter.must[0].range: ranges of dates are not supported, only of numbers"},
-    {MUST("{\"key\":\"a[].b\",\"match\":{\"value\":1}}"), AP_EUNSUPPORTED, "filter.must[0]: a key with [] or quotes is not supported, only dotted paths"},
-    {MUST("{\"key\":\"a\",\"match\":{\"value\":1},\"range\":{}}"), AP_EUNSUPPORTED, "filter.must[0]: match and range in one condition are not supported, write two conditions"},
-    {"{\"mst\":[]}", AP_EINVAL, "filter: unknown field \"mst\"; known are: must, should, must_not"},
-    {"{\"key\":\"a\",\"match\":{\"value\":1}}", AP_EINVAL, "filter: unknown field \"key\"; known are: must, should, must_not"},
-    {MUST("{\"kee\":\"a\"}"), AP_EINVAL, "filter.must[0]: unknown field \"kee\"; known are: key, match, range, has_id, must, should, must_not"},
-    {MUST("{\"key\":\"a\",\"match\":{\"val\":1}}"), AP_EINVAL, "filter.must[0].match: unknown field \"val\"; known are: value, any"},
+    {MUST("{\"has_vector\":\"x\"}"), AP_EUNSUPPORTED, "filter.must[0]: \"has_vector\" is not supported"},
+    {MUST("{\"key\":\"a\",\"match\":{\"value\":1},\"range\":{}}"), AP_EUNSUPPORTED,
+     "filter.must[0]: several of match, range, values_count, is_empty and is_null in one condition are not supported, write a condition for each"},
+    {MUST(NEST("{\"must\":[{\"has_id\":[1]}]}")), AP_EUNSUPPORTED, "filter.must[0].nested: has_id is not supported in a nested filter"},
+    {MUST("{\"nested\":{}}"), AP_EINVAL, "filter.must[0].nested: \"key\" is missing"},
+    {MUST("{\"is_empty\":{\"kei\":\"a\"}}"), AP_EINVAL, "filter.must[0].is_empty: unknown field \"kei\"; known are: key"},
+    {"{\"min_should\":{}}", AP_EINVAL, "filter.min_should: \"conditions\" is missing"},
+    {"{\"should\":{\"min_should\":{\"conditions\":[],\"min_count\":-1}}}", AP_EINVAL, "filter.should.min_should: \"min_count\" must not be negative"},
+    {MUST(RANGE("\"gte\":\"2024-13-01\"")), AP_EINVAL, "filter.must[0].range: \"gte\" is no date as 2024-02-29T12:00:00Z"},
+    {MUST(RANGE("\"gte\":\"2024-01-01\",\"lt\":5")), AP_EINVAL, "filter.must[0].range: the bounds must be all numbers or all dates"},
+    {MUST(KEY("a[x]", "1")), AP_EINVAL, "filter.must[0]: brackets hold nothing or the number of an element"},
+    {MUST(KEY("a.", "1")), AP_EINVAL, "filter.must[0]: the key has an empty segment"},
+    {MUST(KEY("[]", "1")), AP_EINVAL, "filter.must[0]: the key has an empty segment"},
+    {"{\"mst\":[]}", AP_EINVAL, "filter: unknown field \"mst\"; known are: must, should, must_not, min_should"},
+    {"{\"key\":\"a\",\"match\":{\"value\":1}}", AP_EINVAL, "filter: unknown field \"key\"; known are: must, should, must_not, min_should"},
+    {MUST("{\"kee\":\"a\"}"), AP_EINVAL, "filter.must[0]: unknown field \"kee\"; known are: " KNOWN},
+    {MUST("{\"key\":\"a\",\"match\":{\"val\":1}}"), AP_EINVAL, "filter.must[0].match: unknown field \"val\"; known are: value, any, except, text, text_any"},
     {MUST(RANGE("\"ge\":1")), AP_EINVAL, "filter.must[0].range: unknown field \"ge\"; known are: gt, gte, lt, lte"},
-    {MUST(RANGE("\"lt\":true")), AP_EINVAL, "filter.must[0].range: \"lt\" must be a number"},
+    {MUST(RANGE("\"lt\":true")), AP_EINVAL, "filter.must[0].range: \"lt\" must be a number or a date"},
+    {MUST(COUNT("\"lt\":\"2024-01-01\"")), AP_EINVAL, "filter.must[0].values_count: \"lt\" must be a number"},
     {MUST(VALUE("1.5")), AP_EINVAL, "filter.must[0].match: \"value\" must be a string, an integer, true or false"},
     {MUST(VALUE("[1]")), AP_EINVAL, "filter.must[0].match: \"value\" must be a string, an integer, true or false"},
-    {MUST("{\"key\":\"a\",\"match\":{}}"), AP_EINVAL, "filter.must[0].match: needs either \"value\" or \"any\""},
-    {MUST("{\"key\":\"a\",\"match\":{\"value\":1,\"any\":[1]}}"), AP_EINVAL, "filter.must[0].match: needs either \"value\" or \"any\""},
+    {MUST("{\"key\":\"a\",\"match\":{}}"), AP_EINVAL, "filter.must[0].match: " ONE_OF},
+    {MUST("{\"key\":\"a\",\"match\":{\"value\":1,\"any\":[1]}}"), AP_EINVAL, "filter.must[0].match: " ONE_OF},
     {MUST(ANY("[1,\"x\"]")), AP_EINVAL, "filter.must[0].match.any[1]: the values must be all strings or all integers"},
-    {MUST(ANY("[\"x\",\"y\",1]")), AP_EINVAL, "filter.must[0].match.any[2]: the values must be all strings or all integers"},
+    {MUST(EXCEPT("[\"x\",\"y\",1]")), AP_EINVAL, "filter.must[0].match.except[2]: the values must be all strings or all integers"},
     {MUST(ANY("[true]")), AP_EINVAL, "filter.must[0].match.any[0]: the values must be all strings or all integers"},
     {MUST(ANY("1")), AP_EINVAL, "filter.must[0].match: \"any\" must be a list"},
-    {MUST("{\"key\":\"a\"}"), AP_EINVAL, "filter.must[0]: needs \"match\" or \"range\""},
+    {MUST("{\"key\":\"a\"}"), AP_EINVAL, "filter.must[0]: needs \"match\", \"range\", \"values_count\", \"is_empty\" or \"is_null\""},
     {MUST("{\"match\":{\"value\":1}}"), AP_EINVAL, "filter.must[0]: \"key\" is missing"},
     {MUST("{\"key\":\"a..b\",\"match\":{\"value\":1}}"), AP_EINVAL, "filter.must[0]: the key has an empty segment"},
     {MUST("{\"key\":\"\",\"match\":{\"value\":1}}"), AP_EINVAL, "filter.must[0]: the key has an empty segment"},
-    {MUST("{\"has_id\":[1],\"key\":\"a\"}"), AP_EINVAL, "filter.must[0]: a condition is either a key with match or range, or has_id, or must, should and must_not"},
+    {MUST("{\"has_id\":[1],\"key\":\"a\"}"), AP_EINVAL, "filter.must[0]: " EITHER},
+    {MUST("{\"is_empty\":{\"key\":\"a\"},\"must\":[]}"), AP_EINVAL, "filter.must[0]: " EITHER},
     {MUST("{\"has_id\":7}"), AP_EINVAL, "filter.must[0]: \"has_id\" must be a list"},
     {MUST("7"), AP_EINVAL, "filter.must[0]: expected an object"},
     {"{\"must\":7}", AP_EINVAL, "filter.must: expected an object"},
     {"[]", AP_EINVAL, "filter: expected an object"},
 };
+
+/* Declared fields: values of their type alone count, and conditions of another type are refused. */
+static const struct { const char *type, *filter, *payload; int expected; /* -1: refused */ } declared[] = {
+    {"keyword", MUST(VALUE("\"x\"")), "{\"a\":\"x\"}", 1},
+    {"keyword", MUST(EXCEPT("[\"x\"]")), "{\"a\":[1,\"x\"]}", 0},
+    {"keyword", MUST(VALUE("1")), NULL, -1},
+    {"keyword", MUST(RANGE("\"gt\":1")), NULL, -1},
+    {"keyword", MUST(TEXT("\"x\"")), NULL, -1},
+    {"keyword", MUST(ANY("[]")), "{\"a\":\"x\"}", 0},
+    {"integer", MUST(RANGE("\"gt\":1")), "{\"a\":3.5}", 0},
+    {"integer", MUST(RANGE("\"gt\":1")), "{\"a\":3}", 1},
+    {"integer", MUST(EXCEPT("[3]")), "{\"a\":\"x\"}", 0},
+    {"integer", MUST(VALUE("true")), NULL, -1},
+    {"float", MUST(RANGE("\"gt\":1")), "{\"a\":3}", 1},
+    {"float", MUST(VALUE("1")), NULL, -1},
+    {"bool", MUST(VALUE("true")), "{\"a\":true}", 1},
+    {"bool", MUST(VALUE("\"true\"")), NULL, -1},
+    {"datetime", MUST(RANGE("\"gt\":\"2024-01-01\"")), "{\"a\":\"2024-01-02\"}", 1},
+    {"datetime", MUST(RANGE("\"gt\":1")), NULL, -1},
+    {"integer", MUST(RANGE("\"gt\":\"2024-01-01\"")), NULL, -1},
+    {"uuid", MUST(VALUE("\"550E8400-E29B-41D4-A716-446655440000\"")), "{\"a\":\"550e8400e29b41d4a716446655440000\"}", 1},
+    {"uuid", MUST(VALUE("\"x\"")), NULL, -1},
+    {"text", MUST(TEXT("\"QUICK fox\"")), "{\"a\":\"The quick, brown fox.\"}", 1},
+    {"text", MUST(TEXT("\"quick foxes\"")), "{\"a\":\"The quick, brown fox.\"}", 0},
+    {"text", MUST(TEXT("\"qui\"")), "{\"a\":\"The quick, brown fox.\"}", 0},
+    {"text", MUST(TEXT("\"\\u00c4PFEL\"")), "{\"a\":[\"zwei\",\"\\u00e4pfel\"]}", 1},
+    {"text", MUST(TEXT("\"...\"")), "{\"a\":\"...\"}", 0},
+    {"text", MUST("{\"key\":\"a\",\"match\":{\"text_any\":\"wolf fox\"}}"), "{\"a\":\"fox\"}", 1},
+    {"text", MUST(VALUE("\"x\"")), NULL, -1},
+    {"integer", MUST(EMPTY), "{\"a\":\"x\"}", 0},
+    {"integer", MUST("{\"should\":[" VALUE("\"x\"") "]}"), NULL, -1},
+};
+
+START_TEST(declared_fields_have_one_type)
+{
+    struct ap_control_index record = {0};
+    struct ap_field field;
+    struct ap_point_id id = {{0}};
+    json_t *type = json_string(declared[_i].type);
+    ck_assert_int_eq(ap_field_parse("a", type, &record, &err), 0);
+    json_decref(type);
+    ck_assert_int_eq(ap_field_init(&field, &record, &err), 0);
+    struct ap_filter *filter = parse(declared[_i].filter);
+    int rc = ap_filter_bind(filter, &field, 1, &err);
+    ck_assert_msg(rc == (declared[_i].expected < 0 ? AP_EINVAL : 0), "%s: %s", declared[_i].filter, err.msg);
+    if (rc) {
+        ck_assert_ptr_nonnull(strstr(err.msg, "declared"));
+    } else {
+        json_t *payload = json(declared[_i].payload);
+        ck_assert_msg(ap_filter_match(filter, &id, payload) == declared[_i].expected, "%s %s on %s", declared[_i].type, declared[_i].filter, declared[_i].payload);
+        json_decref(payload);
+    }
+    ap_filter_free(&filter);
+    ap_field_fini(&field);
+    free(record.field);
+    free(record.options);
+}
+END_TEST
 
 START_TEST(what_is_not_served_is_refused_by_name)
 {
@@ -294,6 +441,8 @@ int main(void)
     Suite *suite = suite_create("filter");
     TCase *tc = tcase_create("all");
     tcase_add_loop_test(tc, filter_matches_as_qdrant_does, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_loop_test(tc, filter_matches_in_all_kinds, 0, sizeof more_cases / sizeof *more_cases);
+    tcase_add_loop_test(tc, declared_fields_have_one_type, 0, sizeof declared / sizeof *declared);
     tcase_add_loop_test(tc, what_is_not_served_is_refused_by_name, 0, (int)(sizeof bad / sizeof *bad));
     tcase_add_test(tc, bad_id_in_has_id_is_named);
     tcase_add_test(tc, depth_and_size_are_bounded);
