@@ -172,7 +172,7 @@ END_TEST
 START_TEST(what_cannot_be_found_is_refused_before_anything_is_sent)
 {
     static const struct { const char *what, *body; long status; } cases[] = {
-        {"delete", "{\"filter\":{\"must\":{\"key\":\"g\",\"match\":{\"text\":\"a\"}}}}", 400},
+        {"delete", "{\"filter\":{\"must\":{\"key\":\"g\",\"match\":{\"phrase\":\"a\"}}}}", 400},
         {"delete", "{\"filter\":7}", 400},
         {"delete", "{\"filter\":{},\"points\":[1]}", 400},
         {"delete?wait=perhaps", "{\"filter\":{}}", 400},
