@@ -97,7 +97,7 @@ def test_a_stopped_mirror_holds_them_up_and_is_named(world):
     before = status(us)["tombstones_collected"]
     wait_until(lambda: any(h["by"] == "us" and h["why"] == "behind" and h["origin"] == "eu" for h in status(eu)["tombstones_held_up"]), 20,
                "eu names us, and eu's stream")
-    assert kept(eu) == 10
+    wait_until(lambda: kept(eu) == 10, 10, "eu keeps them all")
     us.mirror.start()
     wait_until(lambda: kept(eu) == 0 and status(us)["tombstones_collected"] == before + 10, 40, "both let them go")
     assert not ids(us) & set(range(1000, 1010))
