@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include "common/store_internal.h"
@@ -21,12 +22,22 @@
 #define FOLDER_MODE 0750
 #define FILE_MODE 0640
 #define SEEN_TRIES 100
+#define FULL_BYTES (1 << 20) /* a disk with less has no room for a batch */
 
 static const char *const db_names[AP_DB_COUNT] = {"log", "raw", "graves", "held", "positions", "offsets", "control", "digests", "meta"};
+
+/* LMDB says EIO of a write that came short, which is how a disk takes its last bytes. */
+static bool is_full(const struct ap_store *s)
+{
+    struct statvfs disk;
+    return statvfs(s->path, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < FULL_BYTES;
+}
 
 int ap_store_fail(const struct ap_store *s, int rc, const char *what, struct ap_err *err)
 {
     const char *path = s->path;
+    if (rc == EIO && is_full(s))
+        rc = ENOSPC;
     switch (rc) {
     case MDB_MAP_FULL:
         return ap_err_set(err, AP_ENOSPC, AP_FATAL,

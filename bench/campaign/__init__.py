@@ -6,6 +6,7 @@
     rows      the regions' rows, read over their public HTTP API
     checker   the two together, as a program: python -m bench.campaign.checker HISTORY
     clients   who upserts, deletes, queries; the operations are a table
+    disk      small disks that can be filled
     faults    what is done to the regions; the faults are a table
     report    JSON and markdown
     run       python -m bench.campaign, ./dev bench campaign

@@ -17,6 +17,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from harness.region import Region, World
 from harness.wait import wait_until
 
+from . import disk
+
 MUTATIONS = "vec-mutations"
 CLOCKS_MS = (-5000, -2000, -500, 500, 2000, 5000)
 READY_S = 90
@@ -317,7 +319,41 @@ def disorder(ground: Ground) -> dict:
             "duplicates": ground.total("antipode_consumer_duplicates_total", **name) - duplicates}
 
 
-# ---- clocks and files --------------------------------------------------------------------------------------------------------
+# ---- disks, clocks, files --------------------------------------------------------------------------------------------------------
+
+LEAST_MAP = 1 << 20
+FULL = {True: "free space there", False: "its map of"}  # what the consumer says, on a small disk and without one
+
+
+def full_disk(ground: Ground) -> dict:
+    """No room for the store: the consumer stops, and says so; then there is room again, and it is started."""
+    region, more = ground.region(), {}
+    daemon, small = region.consumer, disk.is_small(region.store_path)
+    failed, before = sum(c.failed for c in ground.crew), ground.arrived(region)
+    if not small:
+        daemon.stop()
+    ground.strike(region)
+    began = time.monotonic()
+    try:
+        if small:
+            more["ballast_bytes"] = disk.fill(region.store_path)
+        else:
+            more["map_bytes"] = max(LEAST_MAP, (region.store_path / "data.mdb").stat().st_size + (64 << 10))
+            daemon.start(store__map_bytes=more["map_bytes"])
+        wait_until(lambda: ground.check() or not daemon.alive(), 60, f"the consumer of {region.name} stops without room")
+        more["stopped_after_s"] = round(time.monotonic() - began, 2)
+        last = daemon.process.tail(3)
+        if daemon.process.exit_code != 1 or FULL[small] not in last:
+            raise RuntimeError(f"the consumer of {region.name} ended with {daemon.process.exit_code} for want of room: {last}")
+        more["full_s"] = round(more["stopped_after_s"] + ground.hold(0, 1.5), 2)
+    finally:
+        disk.make_room(region.store_path)
+        daemon.overrides.pop("store.map_bytes", None)
+    more["records_meanwhile"] = ground.arrived(region) - before
+    daemon.start().wait_ready(READY_S)
+    return {"region": region.name, "exit": 1, "noticed": next(line for line in reversed(last.splitlines()) if FULL[small] in line)[-300:],
+            "requests_failed": sum(c.failed for c in ground.crew) - failed, **more}
+
 
 def clock_set_off(ground: Ground) -> dict:
     """A producer that comes back with another idea of the time."""
@@ -376,6 +412,7 @@ FAULTS = [
     Fault("narrow link", slow_link),
     Fault("records mirrored twice", second_copy),
     Fault("records out of order", disorder),
+    Fault("full disk", full_disk),
     Fault("producer clock off", clock_set_off, inside=True),
     Fault("torn segment file", torn_segment),
 ]

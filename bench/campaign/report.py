@@ -12,29 +12,33 @@ TOGETHER_MS = 120  # writes of two regions this near in time cannot have seen on
 
 
 def conflicts(ops: list[dict]) -> dict:
-    """Of the acknowledged points: how many went to ids that other regions write, too; how many met another region's
-    write of the same id within the time that it takes to cross."""
-    by_id = collections.defaultdict(list)
+    """Of the acknowledged writes: how many went to ids that other regions write, too; how many met another region's write of
+    the same id within the time that it takes to cross. Writes are requests here: a batch of 120 points is one, and in
+    conflict when any of its points is."""
+    by_id, writes = collections.defaultdict(list), []
     for op in ops:
         if op["op"] in history.WRITES and op["outcome"] == "ok" and op.get("token"):
             ms = token.parse(op["token"]).ms
+            writes.append((ms, op))
             for point, _ in op["points"]:
-                by_id[op["collection"], point].append((ms, op["region"], len(op["points"]) == 1))
-    single = shared = together = every = 0
-    for writes in by_id.values():
-        every += len(writes)
-        regions = {r for _, r, _ in writes}
-        times = {r: sorted(ms for ms, region, _ in writes if region != r) for r in regions}
-        for ms, region, alone in writes:
-            if not alone:
-                continue
-            single += 1
-            others = times[region]
-            shared += bool(others)
-            at = bisect.bisect_left(others, ms - TOGETHER_MS)
-            together += at < len(others) and others[at] <= ms + TOGETHER_MS
-    share = lambda n: round(n / single, 3) if single else 0
-    return {"points_acknowledged": every, "written_one_by_one": single, "of_these_to_ids_of_several_regions": share(shared), "of_these_with_another_regions_write_on_its_way": share(together)}
+                by_id[op["collection"], point].append((ms, op["region"]))
+    elsewhere = {}  # (collection, id, region) -> sorted times of the other regions' writes
+    for (collection, point), ones in by_id.items():
+        for region in {r for _, r in ones}:
+            elsewhere[collection, point, region] = sorted(ms for ms, r in ones if r != region)
+
+    def met(ms: int, times: list[int]) -> bool:
+        at = bisect.bisect_left(times, ms - TOGETHER_MS)
+        return at < len(times) and times[at] <= ms + TOGETHER_MS
+
+    shared = together = 0
+    for ms, op in writes:
+        others = [elsewhere[op["collection"], point, op["region"]] for point, _ in op["points"]]
+        shared += any(others)
+        together += any(met(ms, times) for times in others)
+    share = lambda n: round(n / len(writes), 3) if writes else 0
+    return {"points_acknowledged": sum(len(op["points"]) for _, op in writes), "writes": len(writes), "of_these_to_ids_of_several_regions": share(shared),
+            "of_these_with_another_regions_write_on_its_way": share(together)}
 
 
 def latencies(ops: list[dict]) -> dict:
@@ -69,7 +73,7 @@ def sums(faults: list[dict]) -> dict:
     """What proves that it bit, added up."""
     total = collections.Counter()
     for f in faults:
-        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "records_meanwhile", "acked_while_down", "silent_s", "bytes_passed", "connections_cut", "connections_made_anew"):
+        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "records_meanwhile", "given_up", "acked_while_down", "silent_s", "bytes_passed", "connections_cut", "connections_made_anew"):
             if key in f["proof"]:
                 total[key] += f["proof"][key]
         if "records_blocked" in f["proof"]:
@@ -91,7 +95,7 @@ def make(command: str, path, faults: list[dict], verdict: dict) -> dict:
 def markdown(r: dict) -> str:
     v = r["verdict"]
     out = [f"`{r['command']}` on {r['cores']} cores: {r['operations']:,} operations, {r['conflicts']['points_acknowledged']:,} points acknowledged, "
-           f"{r['faults']} faults; {r['conflicts']['of_these_to_ids_of_several_regions']:.0%} of single writes went to ids that several regions write, "
+           f"{r['faults']} faults; {r['conflicts']['of_these_to_ids_of_several_regions']:.0%} of writes went to ids that several regions write, "
            f"{r['conflicts']['of_these_with_another_regions_write_on_its_way']:.0%} crossed another region's write of the same id. "
            f"Equal {v['settled_s']} s after the last probe.", "",
            f"**{'No violation.' if v['ok'] else 'Violations: ' + ', '.join(f'{n} {k}' for k, n in v['violations'].items())}**"

@@ -1,6 +1,6 @@
 """The fault campaign: regions at a distance, clients that fight over the same points, faults one after another, and a judge.
 
-    ./dev bench campaign [--seed N] [--minutes M] [--faults N] [--regions eu,us,ap] [--only KIND,...]
+    ./dev bench campaign [--seed N] [--minutes M] [--faults N] [--each N] [--regions eu,us,ap] [--only KIND,...]
     PYTHONPATH=tests python -m bench.campaign ...
 
 Writes history.jsonl, rows.json, report.json and report.md into .antipode/campaign/<seed>; the report is printed as JSON,
@@ -9,9 +9,11 @@ progress goes to stderr. Exit code 0: the judge found nothing and every fault wa
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from harness import paths  # noqa: E402
 from harness.region import World, wipe  # noqa: E402
 from harness.wait import Hopeless, Late, wait_until  # noqa: E402
 
-from . import clients, faults, report  # noqa: E402
+from . import clients, disk, faults, report  # noqa: E402
 from .history import History, vector_of  # noqa: E402
 
 DIM = 16
@@ -51,7 +53,7 @@ def say(text: str) -> None:
 class Plan:
     seed: int
     minutes: float = 10
-    faults: int | None = None            # stop after so many; None: when the minutes are over
+    faults: int | None = None            # stop after so many, or when the minutes are over
     regions: tuple = ("eu", "us", "ap")
     clients: int = 4                     # per region, the one with batches among them
     rate: float = 12                     # operations a second of each client
@@ -61,10 +63,11 @@ class Plan:
     recover_s: float = RECOVER_S
     settle_s: float = 120               # longest that the judge waits for equal rows
     folder: Path = field(default=None)
+    each: int = 0                        # go on until every kind has met 100 points in flight so often, or the minutes are over
 
     def command(self) -> str:
         out = f"./dev bench campaign --seed {self.seed} --minutes {self.minutes:g} --regions {','.join(self.regions)} --clients {self.clients} --rate {self.rate:g}"
-        out += f" --faults {self.faults}" if self.faults else ""
+        out += (f" --faults {self.faults}" if self.faults else "") + (f" --each {self.each}" if self.each else "")
         return out + (f" --only '{','.join(self.only)}'" if self.only else "") + (f" --unsafe {self.unsafe}" if self.unsafe else "")
 
 
@@ -74,14 +77,19 @@ class Campaign:
         self.folder = plan.folder or paths.STATE / "campaign" / str(plan.seed)
         env = {"ANTIPODE_UNSAFE": plan.unsafe} if plan.unsafe else {}
         self.world = World.for_tests(self.folder, list(plan.regions), delayed=True, overrides=OVERRIDES, env=env)
+        self.kinds = {f.name: f for f in faults.FAULTS if not plan.only or f.name in plan.only}
         self.faults: list[dict] = []
         self.crew: list[clients.Client] = []
 
     # ---- the stage ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        for folder in disk.clear_left():
+            say(f"unmounted {folder}, left by a campaign that is no more")
         wipe(self.folder)
         self.folder.mkdir(parents=True)
+        if "full disk" in self.kinds and not all([disk.mount(r.store_path) for r in self.world]):
+            say("small disks cannot be mounted here: \"full disk\" uses the bound of the store's file")
         say(f"seed {self.plan.seed}: starting {', '.join(self.plan.regions)}")
         self.world.start()
         for spec in COLLECTIONS:
@@ -185,9 +193,15 @@ class Campaign:
 
     def rounds(self):
         """Kinds of faults for ever: each once, in random order, then again."""
-        kinds = [f for f in faults.FAULTS if not self.plan.only or f.name in self.plan.only]
         while True:
-            yield from self.rng.sample(kinds, len(kinds))
+            yield from self.rng.sample(list(self.kinds.values()), len(self.kinds))
+
+    def enough(self) -> bool:
+        if not self.plan.faults and not self.plan.each:
+            return False
+        struck = [f for f in self.faults if "skipped" not in f["proof"]]
+        met = collections.Counter(f["kind"] for f in struck if f["points_in_flight"] >= faults.FLYING)
+        return len(struck) >= (self.plan.faults or 0) and all(met[kind] >= self.plan.each for kind in self.kinds)
 
     def storm(self) -> None:
         for client in self.crew:
@@ -196,7 +210,7 @@ class Campaign:
         self.recover(self.plan.recover_s)
         end = time.monotonic() + 60 * self.plan.minutes
         for fault in self.rounds():
-            if time.monotonic() >= end or (self.plan.faults and len(self.faults) >= self.plan.faults):
+            if time.monotonic() >= end or self.enough():
                 break
             if self.one(fault)["recover_s"] is None:
                 break
@@ -226,15 +240,19 @@ class Campaign:
         return made
 
     def run(self) -> dict:
-        with self.world:
-            self.start()
-            try:
-                self.storm()
-            except BaseException:
-                for client in self.crew:
-                    client.stopping.set()
-                raise
-            return self.finish()
+        try:
+            with self.world:
+                self.start()
+                try:
+                    self.storm()
+                except BaseException:
+                    for client in self.crew:
+                        client.stopping.set()
+                    raise
+                return self.finish()
+        finally:
+            for region in self.world:
+                disk.unmount(region.store_path)
 
 
 def knows(url: str, name: str) -> bool:
@@ -251,6 +269,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000_000)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--faults", type=int, help="stop after so many faults")
+    parser.add_argument("--each", type=int, default=0, help="and not before every kind has struck so often with 100 points in flight; --minutes ends it anyway")
     parser.add_argument("--regions", default="eu,us,ap")
     parser.add_argument("--clients", type=int, default=4, help="per region; one of them writes batches")
     parser.add_argument("--rate", type=float, default=12, help="operations a second of each client")
@@ -261,7 +280,8 @@ def main() -> int:
     known = [f.name for f in faults.FAULTS]
     if set(only) - set(known):
         parser.error(f"--only: the kinds are {', '.join(known)}")
-    plan = Plan(args.seed, args.minutes, args.faults, tuple(args.regions.split(",")), args.clients, args.rate, only=only, unsafe=args.unsafe)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that regions and mounts are cleaned up
+    plan = Plan(args.seed, args.minutes, args.faults, tuple(args.regions.split(",")), args.clients, args.rate, only=only, unsafe=args.unsafe, each=args.each)
     made = Campaign(plan).run()
     print(json.dumps(made, indent=1))
     say(f"\n{report.markdown(made)}\n{(plan.folder or paths.STATE / 'campaign' / str(plan.seed)).relative_to(ROOT)}/")

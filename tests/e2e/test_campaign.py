@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from bench.campaign import faults, history, report, token  # noqa: E402
+from bench.campaign import disk, faults, history, report, token  # noqa: E402
 from bench.campaign.run import Campaign, Plan  # noqa: E402
 from harness import paths  # noqa: E402
 
@@ -52,6 +52,19 @@ def test_two_minutes_of_faults(request):
 @pytest.mark.timeout(1500)
 def test_ten_minutes_in_three_regions():
     passed(*campaign("long", minutes=10))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("mounts", (True, False))
+def test_a_full_disk_stops_the_consumer_and_costs_nothing(mounts, monkeypatch):
+    if not mounts:  # as when nobody is root
+        monkeypatch.setattr(disk, "mount", lambda folder: False)
+    made, folder = campaign(f"full-{mounts}", minutes=2, faults=2, regions=("eu", "us"), only=("full disk",))
+    proofs = [line["proof"] for line in history.read(folder / "history.jsonl") if line["t"] == "fault"]
+    assert len(proofs) == 2 and all(p["exit"] == 1 and "Make room on the disk" in p["noticed"] for p in proofs)
+    assert not any(disk.is_small(f) for f in folder.glob("data/*/store"))
+    passed(made, folder)
 
 
 # protection -> (what is then found at least, by which faults)

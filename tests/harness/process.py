@@ -18,7 +18,7 @@ def _die_with_parent():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When the process started, in clock ticks since boot: with the pid, its identity. None if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -77,7 +77,7 @@ class Process:
                 preexec_fn=None if self.detached else _die_with_parent,
             )
         self.pid = self._child.pid
-        self._ticks = _start_ticks(self.pid)
+        self._ticks = start_ticks(self.pid)
         self.pid_file.write_text(json.dumps(
             {"name": self.name, "pid": self.pid, "ticks": self._ticks, "argv": self.argv, "log": str(self.log)}))
         return self
@@ -85,7 +85,7 @@ class Process:
     def alive(self) -> bool:
         if self._child is not None:
             return self._child.poll() is None
-        return self.pid is not None and self._ticks is not None and _start_ticks(self.pid) == self._ticks
+        return self.pid is not None and self._ticks is not None and start_ticks(self.pid) == self._ticks
 
     @property
     def exit_code(self) -> int | None:
