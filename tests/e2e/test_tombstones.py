@@ -99,5 +99,5 @@ def test_a_stopped_mirror_holds_them_up_and_is_named(world):
                "eu names us, and eu's stream")
     wait_until(lambda: kept(eu) == 10, 10, "eu keeps them all")
     us.mirror.start()
-    wait_until(lambda: kept(eu) == 0 and status(us)["tombstones_collected"] == before + 10, 40, "both let them go")
+    wait_until(lambda: kept(eu) == 0 and status(us)["tombstones_collected"] == before + 10, 90, "both let them go")
     assert not ids(us) & set(range(1000, 1010))
