@@ -34,7 +34,8 @@ class Region:
         self.ports = world.ports[name]
         self.data_dir = world.data_dir / name
         run, log, detached = world.run_dir, world.log_dir, world.detached
-        self.kafka = Broker(name, self.ports, self.data_dir / "kafka", run, log, detached, world.jit)
+        self.kafka = Broker(name, self.ports, self.data_dir / "kafka", run, log, detached, world.jit,
+                            overrides=world.overrides.get("kafka"))
         others = {other: world.ports[other] for other in world.names if other != name}
         self.mirror = Mirror(name, self.ports, others, run, log, detached, world.jit) if others else None
         self.producer = self._daemon("producer")
