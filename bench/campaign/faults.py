@@ -7,15 +7,18 @@ seed. Faults run on the main thread, one after another; some strike a second tim
 """
 from __future__ import annotations
 
+import contextlib
 import random
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from harness import paths
 from harness.region import Region, World
-from harness.wait import wait_until
+from harness.wait import Late, wait_until
 
 from . import disk
 
@@ -62,6 +65,17 @@ class Ground:
         end = time.monotonic() + seconds
         wait_until(lambda: self.check() or time.monotonic() >= end, seconds + 5, "the fault has been held")
         return seconds
+
+    @contextlib.contextmanager
+    def rest(self):
+        """No client begins anything."""
+        for c in self.crew:
+            c.resting.set()
+        try:
+            yield
+        finally:
+            for c in self.crew:
+                c.resting.clear()
 
     def distances(self) -> dict:
         """New one-way delays, each way of each line its own."""
@@ -319,6 +333,48 @@ def disorder(ground: Ground) -> dict:
             "duplicates": ground.total("antipode_consumer_duplicates_total", **name) - duplicates}
 
 
+def truncated_topic(ground: Ground) -> dict:
+    """With the mirror down, what it had still to bring is purged at the origin, as by retention. Sessions come over from the
+    origin while the target has holes; `antipode verify --repair` brings the rows and closes the holes."""
+    target = ground.region()
+    source = ground.rng.choice(ground.others(target))
+    others = ground.others(source)  # a mirror that is merely slow may lose records, too
+    missing = lambda: sum(int(r.consumer.metric("antipode_consumer_hole_records", origin=source.name)) for r in others)
+    given_up = lambda: sum(int(r.consumer.metric("antipode_consumer_given_up_records", origin=source.name)) for r in others)
+    written = lambda: source.kafka.end_offsets(MUTATIONS)
+    before, closed = written(), given_up()
+    ground.strike(source)
+    target.mirror.kill()
+    ground.hold(1, 3)
+    sessions = [s for c in ground.crew if c.home == source.name for s in list(c.recent)[-4:]]
+    ends = written()
+    at_home = lambda p: source.consumer.metric("wal_commit_index", topic=MUTATIONS, partition=str(p))
+    wait_until(lambda: all(at_home(p) >= end for p, end in ends.items()), 60, f"{source.name} itself has what is purged")
+    for purged in source.kafka.admin.delete_records([TopicPartition(MUTATIONS, p, end) for p, end in ends.items()]).values():
+        purged.result(10)
+    target.mirror.start()
+    wait_until(lambda: ground.check() or missing() > 0, READY_S, f"{target.name} misses what {source.name} has purged")
+    answered = ground.look(target.name, sessions)
+    peak, began, runs = missing(), time.monotonic(), []
+
+    def repaired():
+        nonlocal peak
+        peak = max(peak, missing())
+        command = [paths.binary("antipode"), "verify", *(r.indexer.url for r in (source, *others)), "--repair"]
+        runs.append(subprocess.run(command, capture_output=True, text=True, timeout=READY_S))
+        return missing() == 0
+
+    try:
+        with ground.rest():  # holes are closed where regions are found equal, which hot points never are while they are written
+            wait_until(repaired, READY_S, f"the holes in {source.name}'s streams are closed", every_s=0.5)
+    except Late as e:
+        said = f"{runs[-1].stdout[-2000:]}{runs[-1].stderr[-2000:]}" if runs else ""
+        raise RuntimeError(f"{e}\n{said}") from e
+    return {"region": target.name, "origin": source.name, "records_meanwhile": sum(ends.values()) - sum(before.values()), "missing_at_peak": peak,
+            "session_reads_meanwhile": len(sessions), "of_these_answered": answered, "given_up": given_up() - closed,
+            "repair_s": round(time.monotonic() - began, 2), "repair_runs": len(runs)}
+
+
 # ---- disks, clocks, files --------------------------------------------------------------------------------------------------------
 
 LEAST_MAP = 1 << 20
@@ -412,6 +468,7 @@ FAULTS = [
     Fault("narrow link", slow_link),
     Fault("records mirrored twice", second_copy),
     Fault("records out of order", disorder),
+    Fault("truncated topic", truncated_topic),
     Fault("full disk", full_disk),
     Fault("producer clock off", clock_set_off, inside=True),
     Fault("torn segment file", torn_segment),
