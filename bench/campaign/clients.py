@@ -66,12 +66,12 @@ class Client(threading.Thread):
     """One thread. operations: those it chooses from; rate: operations a second, at most."""
 
     def __init__(self, name: str, number: int, region: str, regions: dict, collections_: list[dict], history: History, seed: int,
-                 operations: list[Operation], rate: float):
+                 operations: list[Operation], rate: float, hot: int = HOT):
         super().__init__(daemon=True, name=name)
         self.client, self.number, self.home, self.history = name, number, region, history
         self.regions, self.collections = regions, collections_
         self.random = random.Random(seed)
-        self.operations, self.rate = operations, rate
+        self.operations, self.rate, self.hot = operations, rate, hot
         self.weights = [o.weight for o in operations]
         self.lines: dict[str, Line] = {}
         self.recent = collections.deque(maxlen=REMEMBERED)  # (collection, [ids], token) of acknowledged writes
@@ -122,7 +122,7 @@ class Client(threading.Thread):
     def any_id(self) -> int:
         kind = self.random.random()
         if kind < 0.5:
-            return self.random.randrange(HOT)
+            return self.random.randrange(self.hot)
         if kind < 0.73:
             return HOT + self.random.randrange(WARM)
         return self.noted_id() if kind < 0.75 else self.own_id()
@@ -291,11 +291,11 @@ BATCHES = [
 ]
 
 
-def crew(regions: dict, collections_: list[dict], history: History, seed: int, per_region: int, rate: float) -> list[Client]:
+def crew(regions: dict, collections_: list[dict], history: History, seed: int, per_region: int, rate: float, hot: int = HOT) -> list[Client]:
     out = []
     for region in regions:
         for i in range(per_region):
             number = len(out)
             operations, its_rate = (BATCHES, max(1.0, rate / 5)) if i == per_region - 1 else (OPERATIONS, rate)
-            out.append(Client(f"{region}-{i}", number, region, regions, collections_, history, seed * 1000 + number, operations, its_rate))
+            out.append(Client(f"{region}-{i}", number, region, regions, collections_, history, seed * 1000 + number, operations, its_rate, hot))
     return out

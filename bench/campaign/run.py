@@ -29,6 +29,7 @@ from harness.region import World, wipe  # noqa: E402
 from harness.wait import Hopeless, Late, wait_until  # noqa: E402
 
 from . import clients, disk, faults, report  # noqa: E402
+from .clients import HOT  # noqa: E402
 from .history import History, vector_of  # noqa: E402
 
 DIM = 16
@@ -57,6 +58,7 @@ class Plan:
     regions: tuple = ("eu", "us", "ap")
     clients: int = 4                     # per region, the one with batches among them
     rate: float = 12                     # operations a second of each client
+    hot: int = HOT                       # ids a collection that half of the single writes go to, HOT at most: fewer, more conflicts
     far: tuple = (40, 120)               # one-way delay, ms
     only: tuple = ()                     # kinds of faults; empty: all
     unsafe: str = ""                     # protections that are switched off (ANTIPODE_UNSAFE)
@@ -67,6 +69,7 @@ class Plan:
 
     def command(self) -> str:
         out = f"./dev bench campaign --seed {self.seed} --minutes {self.minutes:g} --regions {','.join(self.regions)} --clients {self.clients} --rate {self.rate:g}"
+        out += f" --hot {self.hot}" if self.hot != HOT else ""
         out += (f" --faults {self.faults}" if self.faults else "") + (f" --each {self.each}" if self.each else "")
         return out + (f" --only '{','.join(self.only)}'" if self.only else "") + (f" --unsafe {self.unsafe}" if self.unsafe else "")
 
@@ -99,7 +102,7 @@ class Campaign:
         specs = [{k: c[k] for k in ("name", "dim", "exact")} for c in COLLECTIONS]
         clocks = [0, *faults.CLOCKS_MS]
         self.history.add("header", seed=self.plan.seed, command=self.plan.command(), regions=self.urls, collections=specs, offset_ms=[min(clocks), max(clocks)])
-        self.crew = clients.crew(self.urls, specs, self.history, self.plan.seed, self.plan.clients, self.plan.rate)
+        self.crew = clients.crew(self.urls, specs, self.history, self.plan.seed, self.plan.clients, self.plan.rate, self.plan.hot)
         operations = clients.OPERATIONS
         self.probes = {name: clients.Client(f"probe-{name}", len(self.crew) + i, name, self.urls, specs, self.history, self.plan.seed, operations, 1)
                        for i, name in enumerate(self.plan.regions)}
@@ -273,6 +276,7 @@ def main() -> int:
     parser.add_argument("--regions", default="eu,us,ap")
     parser.add_argument("--clients", type=int, default=4, help="per region; one of them writes batches")
     parser.add_argument("--rate", type=float, default=12, help="operations a second of each client")
+    parser.add_argument("--hot", type=int, choices=range(1, HOT + 1), default=HOT, help="ids a collection that half of the single writes go to")
     parser.add_argument("--only", default="", help="kinds of faults, separated by commas")
     parser.add_argument("--unsafe", default="", help="protections that the daemons switch off: see docs/campaign.md")
     args = parser.parse_args()
@@ -281,7 +285,7 @@ def main() -> int:
     if set(only) - set(known):
         parser.error(f"--only: the kinds are {', '.join(known)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that regions and mounts are cleaned up
-    plan = Plan(args.seed, args.minutes, args.faults, tuple(args.regions.split(",")), args.clients, args.rate, only=only, unsafe=args.unsafe, each=args.each)
+    plan = Plan(args.seed, args.minutes, args.faults, tuple(args.regions.split(",")), args.clients, args.rate, only=only, unsafe=args.unsafe, each=args.each, hot=args.hot)
     made = Campaign(plan).run()
     print(json.dumps(made, indent=1))
     say(f"\n{report.markdown(made)}\n{(plan.folder or paths.STATE / 'campaign' / str(plan.seed)).relative_to(ROOT)}/")
