@@ -17,6 +17,7 @@ from typing import Callable
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from harness import paths
+from harness.api import Api
 from harness.region import Region, World
 from harness.wait import Late, wait_until
 
@@ -381,6 +382,26 @@ LEAST_MAP = 1 << 20
 FULL = {True: "free space there", False: "its map of"}  # what the consumer says, on a small disk and without one
 
 
+FILLER_S, FILLER_BYTES, FILLER_POINTS = 5, 4000, 500
+
+
+def _fill(ground: Ground, region, until) -> int:
+    """Points that nobody judges, of a collection of their own, until until(): a store takes new rows into pages that deleted ones
+    have left, and may need none of the disk for minutes."""
+    api, name, posted = Api(region.producer.url, READY_S), f"filler-{ground.rng.getrandbits(32):08x}", 0
+    payload = {"filler": "x" * FILLER_BYTES}
+    api.put(f"/collections/{name}", {"vectors": {"size": 4, "distance": "Dot"}, "antipode": {"codec": "none", "raw": "none"}})
+    deadline = time.monotonic() + READY_S
+    try:
+        while not until() and time.monotonic() < deadline:
+            ground.check()
+            api.put(f"/collections/{name}/points", {"points": [{"id": posted + i, "vector": [1, 2, 3, 4], "payload": payload} for i in range(FILLER_POINTS)]})
+            posted += FILLER_POINTS
+    finally:
+        api.request("DELETE", f"/collections/{name}")
+    return posted
+
+
 def full_disk(ground: Ground) -> dict:
     """No room for the store: the consumer stops, and says so; then there is room again, and it is started."""
     region, more = ground.region(), {}
@@ -396,6 +417,9 @@ def full_disk(ground: Ground) -> dict:
         else:
             more["map_bytes"] = max(LEAST_MAP, (region.store_path / "data.mdb").stat().st_size + (64 << 10))
             daemon.start(store__map_bytes=more["map_bytes"])
+        with contextlib.suppress(Late):
+            wait_until(lambda: ground.check() or not daemon.alive(), FILLER_S, "the store needs room")
+        more["filler_points"] = _fill(ground, region, lambda: not daemon.alive())
         wait_until(lambda: ground.check() or not daemon.alive(), 60, f"the consumer of {region.name} stops without room")
         more["stopped_after_s"] = round(time.monotonic() - began, 2)
         last = daemon.process.tail(3)
