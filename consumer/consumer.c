@@ -217,6 +217,7 @@ static int commit_offsets_first(struct ap_consumer *c, struct ap_err *err)
 static int commit_batch(struct ap_consumer *c, struct ap_err *err)
 {
     int64_t start_ns = ap_mono_ns();
+    uint64_t epoch = ap_registry_epoch(c->registry);
     int rc = ap_unsafe(AP_UNSAFE_NO_OFFSET_IN_TRANSACTION) ? commit_offsets_first(c, err) : 0;
     if (!rc)
         rc = ap_writer_begin(c->writer, err);
@@ -224,6 +225,8 @@ static int commit_batch(struct ap_consumer *c, struct ap_err *err)
         rc = ap_collector_say(c->collector, err);
     if (!rc)
         rc = ap_batch_apply(&c->batch, err);
+    if (!rc && ap_registry_epoch(c->registry) != epoch) /* a reader sees a retirement together with the holes it makes */
+        ap_consumer_give_up(c);
     if (!rc)
         rc = clean(c, err);
     if (!rc)

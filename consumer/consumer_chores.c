@@ -119,17 +119,22 @@ static int check_store(struct ap_consumer *c, struct ap_err *err)
                       (unsigned long long)c->built_under);
 }
 
+void ap_consumer_give_up(struct ap_consumer *c)
+{
+    bool retired[AP_CONSUMER_REGIONS_MAX] = {false};
+    ap_registry_give_up(c->registry, ap_writer_positions(c->writer), c->settings, c->lost);
+    for (size_t i = 1; i < c->settings->region_count; i++)
+        retired[i] = ap_registry_region_is_retired(c->registry, &c->settings->all_regions[i]);
+    ap_status_given_up(c->status, c->lost, retired);
+}
+
 static int once_a_second(struct ap_consumer *c, struct ap_err *err)
 {
     uint64_t seen = c->seen;
     announce_offsets(c);
     trim_memory(c);
     ap_registry_strangers(c->registry, ap_mono_ms(), c->settings->control_wait_ms, report_stranger, c);
-    ap_registry_give_up(c->registry, ap_writer_positions(c->writer), c->settings, c->lost);
-    bool retired[AP_CONSUMER_REGIONS_MAX] = {false};
-    for (size_t i = 1; i < c->settings->region_count; i++)
-        retired[i] = ap_registry_region_is_retired(c->registry, &c->settings->all_regions[i]);
-    ap_status_given_up(c->status, c->lost, retired);
+    ap_consumer_give_up(c);
     ap_tallies_flush(&c->tallies);
     if (!ap_store_seen_read(c->store, &seen) && seen != c->seen) {
         c->seen = seen;

@@ -54,6 +54,7 @@ int ap_consumer_assign(struct ap_consumer *c, struct ap_err *err); /* the topics
 
 /* consumer_chores.c */
 int ap_consumer_chores(struct ap_consumer *c, struct ap_err *err);
+void ap_consumer_give_up(struct ap_consumer *c); /* what the control records say is over, brought to positions and status */
 void ap_consumer_announce_last(struct ap_consumer *c); /* commit offsets to Kafka, and wait a little for the answer */
 
 #endif

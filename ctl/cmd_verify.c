@@ -277,20 +277,19 @@ static int close_holes(struct verify *v, struct ap_side sides[2], const struct a
 {
     int rc = 0, open = 0;
     for (int side = 0; side < 2 && rc == 0; side++) {
-        uint64_t proven = 0, accepted = 0;
+        struct ap_holes_closed done;
         if (!holes[side].records)
             continue;
-        rc = ap_holes_close(v->fetcher, &sides[side], &holes[!side], equal, v->accept_loss, &proven, &accepted, err);
-        uint64_t left = holes[side].records > proven + accepted ? holes[side].records - proven - accepted : 0;
-        json_array_append_new(v->holes, json_pack("{s:s,s:I,s:I,s:I}", "region", sides[side].region, "proven", (json_int_t)proven, "accepted", (json_int_t)accepted,
-                                                  "open", (json_int_t)(rc ? (json_int_t)holes[side].records : (json_int_t)left)));
+        rc = ap_holes_close(v->fetcher, &sides[side], &holes[!side], equal, v->accept_loss, &done, err);
+        json_array_append_new(v->holes, json_pack("{s:s,s:I,s:I,s:I}", "region", sides[side].region, "proven", (json_int_t)done.proven, "accepted",
+                                                  (json_int_t)done.accepted, "open", (json_int_t)done.open));
         if (!v->json && rc == 0)
             printf("%s: %llu missing records closed, their effect is there (equal with %s); %llu accepted as lost; %llu open\n", sides[side].region,
-                   (unsigned long long)proven, sides[!side].region, (unsigned long long)accepted, (unsigned long long)left);
-        if (left && rc == 0)
+                   (unsigned long long)done.proven, sides[!side].region, (unsigned long long)done.accepted, (unsigned long long)done.open);
+        if (done.open && rc == 0)
             fprintf(stderr, "antipode verify: %s still waits for %llu records: compare it with a region that has them, or give them up with --accept-loss\n",
-                    sides[side].region, (unsigned long long)left);
-        open |= left != 0;
+                    sides[side].region, (unsigned long long)done.open);
+        open |= done.open != 0;
     }
     return rc ? rc : open;
 }

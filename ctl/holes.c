@@ -7,7 +7,7 @@
 #include "common/timeutil.h"
 #include "ctl/regions.h"
 
-enum { WAIT_MS = 20000, LOOK_MS = 200, AT_ONCE = 5000 };
+enum { WAIT_MS = 20000, LOOK_MS = 200, AT_ONCE = 5000, ROUNDS = 20, PLACE_BYTES = 300 };
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -89,13 +89,32 @@ static int post(struct ap_fetcher *f, const struct ap_side *side, json_t *losses
     return rc;
 }
 
-static int wait_closed(struct ap_fetcher *f, const struct ap_side *side, uint64_t left, struct ap_err *err)
+/* Where a hole is. */
+static const char *place(const json_t *hole, char out[PLACE_BYTES])
+{
+    snprintf(out, PLACE_BYTES, "%s/%lld/%s", text_of(hole, "stream"), (long long)json_integer_value(json_object_get(hole, "partition")), text_of(hole, "topic"));
+    return out;
+}
+
+/* told: by place, the last number that was given up there. What shows up later has greater ones. */
+static bool any_left(const struct ap_holes *now, const json_t *told)
+{
+    char at[PLACE_BYTES];
+    json_t *hole;
+    size_t i;
+    json_array_foreach(now->list, i, hole)
+        if (json_integer_value(json_object_get(hole, "first")) <= json_integer_value(json_object_get(told, place(hole, at))))
+            return true;
+    return false;
+}
+
+static int wait_closed(struct ap_fetcher *f, const struct ap_side *side, const json_t *told, struct ap_err *err)
 {
     int64_t until = ap_mono_ms() + WAIT_MS;
     for (;;) {
         struct ap_holes now;
         int rc = ap_holes_ask(f, side, &now, err);
-        bool done = rc == 0 && now.records <= left;
+        bool done = rc == 0 && !any_left(&now, told);
         ap_holes_fini(&now);
         if (rc || done)
             return rc;
@@ -105,19 +124,21 @@ static int wait_closed(struct ap_fetcher *f, const struct ap_side *side, uint64_
     }
 }
 
-int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool equal, bool accept,
-                   uint64_t *proven, uint64_t *accepted, struct ap_err *err)
+/* Close what can be closed of mine, and count it in *out. 1: something was; 0: nothing could be. */
+static int close_some(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *mine, const struct ap_holes *other, bool equal, bool accept,
+                      struct ap_holes_closed *out, struct ap_err *err)
 {
-    struct ap_holes mine;
-    json_t *hole, *parts[2] = {json_array(), json_array()};
+    json_t *hole, *told = json_object(), *parts[2] = {json_array(), json_array()};
+    uint64_t records[2] = {0};
+    char at[PLACE_BYTES];
     size_t i;
-    *proven = *accepted = 0;
-    int rc = ap_holes_ask(f, side, &mine, err);
-    json_array_foreach(mine.list, i, hole) {
+    int rc = 0;
+    json_array_foreach(mine->list, i, hole) {
         bool sure = equal && has(other, hole);
         if (rc || (!sure && !accept))
             continue;
-        *(sure ? proven : accepted) += records_of(hole);
+        records[sure] += records_of(hole);
+        json_object_set(told, place(hole, at), json_object_get(hole, "last")); /* they come in order */
         json_t *loss = json_copy(hole);
         json_object_del(loss, "lineage"); /* nothing the producer is told */
         json_array_append_new(parts[sure], loss);
@@ -126,10 +147,32 @@ int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struc
     }
     for (int sure = 0; sure < 2 && rc == 0; sure++)
         rc = post(f, side, parts[sure], sure, err);
-    if (rc == 0 && *proven + *accepted)
-        rc = wait_closed(f, side, mine.records - *proven - *accepted, err);
+    bool any = json_object_size(told) > 0;
+    if (rc == 0 && any)
+        rc = wait_closed(f, side, told, err);
+    if (rc == 0) {
+        out->accepted += records[0];
+        out->proven += records[1];
+    }
+    json_decref(told);
     json_decref(parts[0]);
     json_decref(parts[1]);
-    ap_holes_fini(&mine);
-    return rc;
+    return rc ? rc : any;
+}
+
+int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool equal, bool accept,
+                   struct ap_holes_closed *out, struct ap_err *err)
+{
+    *out = (struct ap_holes_closed){0};
+    for (int round = 0;; round++) {
+        struct ap_holes mine;
+        int rc = ap_holes_ask(f, side, &mine, err);
+        if (rc == 0) {
+            out->open = mine.records;
+            rc = round < ROUNDS ? close_some(f, side, &mine, other, equal, accept && round == 0, out, err) : 0;
+        }
+        ap_holes_fini(&mine);
+        if (rc <= 0)
+            return rc;
+    }
 }

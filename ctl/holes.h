@@ -19,9 +19,12 @@ struct ap_holes {
 int ap_holes_ask(struct ap_fetcher *f, const struct ap_side *side, struct ap_holes *out, struct ap_err *err);
 void ap_holes_fini(struct ap_holes *h);
 
+struct ap_holes_closed { uint64_t proven, accepted, open; /* records */ };
+
 /* Close those of one side that are proven, when `equal`, and with accept the others, too; waits until the region no longer has
- * them. *proven, *accepted: records. other: what the region has that it was compared with. */
+ * them. What shows up meanwhile is closed as well if it is proven, and accepted by nobody. other: what the region that it was
+ * compared with had before they were compared. *out is set whatever is returned. */
 int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool equal, bool accept,
-                   uint64_t *proven, uint64_t *accepted, struct ap_err *err);
+                   struct ap_holes_closed *out, struct ap_err *err);
 
 #endif

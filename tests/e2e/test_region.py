@@ -115,6 +115,11 @@ def purge(region, topic: str) -> None:
         future.result(10)
 
 
+def differing(region, other: str) -> float:
+    """As region's background compare has found last."""
+    return Api(region.indexer.url).metric("antipode_compare_differing_buckets", region=other)
+
+
 def verify(world, *args, code: int = 0) -> dict:
     return json.loads(antipode(world, "verify", "eu", "us", "--json", *args, code=code).partition("\nantipode verify:")[0])
 
@@ -140,6 +145,7 @@ def test_what_was_purged_before_it_was_mirrored_is_a_hole_until_it_is_repaired(w
     wait_until(lambda: us.consumer.metric("antipode_consumer_hole_records") == 0, 10, "us waits for nothing any more")
     assert us.consumer.metric("antipode_consumer_given_up_records", origin="eu") == lost
     assert put(eu, range(300, 310), "on", "?level=all&timeout=30")["status"] == "completed", "watermarks go on"
+    wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 0, 30, "the background compare has seen that it is mended")
     antipode(world, "status")
 
     us.consumer.kill()  # what was decided outlives it
@@ -170,9 +176,6 @@ def test_the_background_compare_finds_what_stays_different(world):
     """A row is taken out of us's store behind everybody's back, digests and all."""
     eu, us = world["eu"], world["us"]
     collection = Api(eu.indexer.url).get(f"/collections/{NAME}")["antipode"]["id"]
-
-    def differing(region, other):
-        return Api(region.indexer.url).metric("antipode_compare_differing_buckets", region=other)
 
     wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 0, 30, "both have compared, and are equal")
     us.consumer.stop()
@@ -242,9 +245,13 @@ def test_it_comes_back_under_a_new_incarnation_with_a_new_store(world):
         daemon.start()
     for daemon in (eu.consumer, eu.indexer):
         daemon.wait_ready()
-    verify(world, "--all", "--repair", code=None)  # what eu's own log has no more, purged as it was
+    # Its own log has nothing of the first of its two streams any more, and not the beginning of the second: purged as they were.
+    assert eu.consumer.metric("antipode_consumer_hole_ranges", origin="eu") == 8, "who is ready knows all that is missing"
+    lost = eu.consumer.metric("antipode_consumer_hole_records")
+    report = verify(world, "--all", "--repair")
+    assert report["equal"] and report["holes"] == [{"region": "eu", "proven": lost, "accepted": 0, "open": 0}], report
     assert verify(world)["equal"]
-    wait_until(lambda: eu.consumer.metric("antipode_consumer_hole_records") == 0, 20, "eu waits for nothing any more")
+    wait_until(lambda: eu.consumer.metric("antipode_consumer_hole_records") == 0, 10, "eu waits for nothing any more")
     assert marks(eu, [500, 501, 502, 503]) == ["in time", "with a token"]
     assert put(eu, [520], "back", "?level=all&timeout=30")["status"] == "completed"
     assert put(us, [521], "back", "?level=all&timeout=30")["status"] == "completed"
