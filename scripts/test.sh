@@ -19,7 +19,7 @@ tests() {
         asan | tsan) unit_tests "$what" "$@" ;;
         e2e) python_tests -m 'not long' "$@" ;;
         long) python_tests -m long "$@" ;;
-        all) unit_tests dev; unit_tests asan; python_tests -m 'not long' "$@" ;;
+        all) unit_tests dev; python_tests -m 'not long' "$@" ;; # CI runs asan as well: .ci/run
         *) die "usage: ./dev test [all|unit|asan|tsan|e2e|long] [words for ctest or pytest]" ;;
     esac
 }
