@@ -1,4 +1,4 @@
-"""python -m harness demo|stop|status|logs|bench: what ./dev calls."""
+"""python -m harness demo|start|stop|status|logs|bench: what ./dev calls."""
 
 import argparse
 import collections
@@ -51,7 +51,7 @@ def status(args) -> int:
     if args.json:
         print(json.dumps(rows, indent=1))
     elif not rows:
-        print("nothing runs; ./dev demo starts two regions")
+        print("nothing runs; ./dev demo starts two regions anew, ./dev start those of before")
     else:
         print(f"{'name':<14}{'pid':>8}{'up':>8}{'MB':>6}  address")
         for r in rows:
@@ -64,7 +64,7 @@ def status(args) -> int:
 
 
 def logs(args) -> int:
-    files = sorted(paths.LOGS.glob(f"*{args.name or ''}*.log"))
+    files = sorted(paths.LOGS.glob(f"*{args.name}*.log" if args.name else "*.log"))
     if not files:
         print(f"no log matches {args.name!r} in {paths.LOGS}", file=sys.stderr)
         return 1
@@ -77,6 +77,11 @@ def logs(args) -> int:
     if args.follow:
         os.execvp("tail", ["tail", "-n", "0", "-F", *map(str, files)])
     return 0
+
+
+def start(_args) -> int:
+    from . import demo as demo_
+    return demo_.again()
 
 
 def demo(args) -> int:
@@ -95,6 +100,7 @@ def bench(args) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("start").set_defaults(run=start)
     commands.add_parser("stop").set_defaults(run=stop)
     p = commands.add_parser("status")
     p.add_argument("--json", action="store_true")
@@ -114,7 +120,12 @@ def main() -> int:
             parser.error(f"unknown: {' '.join(extra)}")
         args.rest = extra + args.rest
     try:
-        return args.run(args)
+        rc = args.run(args)
+        sys.stdout.flush()
+        return rc
+    except BrokenPipeError:  # ./dev logs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (PortInUse, Late, Hopeless) as e:
         print(f"{e}", file=sys.stderr)
         return 1

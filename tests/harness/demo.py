@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import paths
 from .api import Api
-from .ports import FIXED
+from .ports import FIXED, require_free
 from .region import World, running, stop_all, stopwatch, wipe
 from .wait import wait_until
 
@@ -19,6 +19,8 @@ COLLECTION = "debian"
 DIM = 384
 ROWS = 4000
 CODEC_ROWS = 2000  # so many vectors train the codec here; they themselves travel as float32
+# A line before each WAN listener, without delay here, counts the bytes that cross.
+PORTS = {name: dataclasses.replace(FIXED[name], wan_advertised=FIXED[name].wan + 1) for name in ("eu", "us")}
 
 
 def load_npy_f16(path: Path) -> list[tuple[float, ...]]:
@@ -162,14 +164,38 @@ def show(eu, us) -> None:
     point = next((i for i, p in enumerate(payloads) if p["name"] == "gnuchess"), 0)
     say(f"""
 try it: what is like "{payloads[point]['name']}: {payloads[point]['summary']}", asked in us
-  curl -s {us.indexer.url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'
+  curl -s {us.indexer.url}/collections/{COLLECTION}/points/query -d '{{"query":{point},"limit":5,"with_payload":["name","summary"]}}'""")
+    addresses((eu, us))
 
-        write here              read here (and write, passed on)   lag and health
-  eu    {eu.producer.url}   {eu.indexer.url}              {eu.consumer.url}/metrics
-  us    {us.producer.url}   {us.indexer.url}              {us.consumer.url}/metrics
 
-The regions go on running: ./dev status, ./dev logs, ./dev stop.""")
+def addresses(regions) -> None:
+    say("\n        write here              read here (and write, passed on)   lag and health")
+    for r in regions:
+        say(f"  {r.name}    {r.producer.url}   {r.indexer.url}              {r.consumer.url}/metrics")
+    say("\nThe regions go on running: ./dev status, ./dev logs, ./dev stop.")
 
+
+def start() -> World:
+    """The two regions, on the data that is there."""
+    took = stopwatch()
+    world = World(list(PORTS), PORTS, paths.DATA, paths.RUN, paths.LOGS, detached=True, delayed=True,
+                  overrides={"producer": {"codec.train_rows": CODEC_ROWS, "codec.train_wait_ms": 100}})
+    say("starting regions eu and us: Kafka, MirrorMaker 2, producer, consumer, indexer")
+    world.start(say=lambda text: say(f"  {took():4.1f} s  {text}"))
+    say(f"  {took():4.1f} s  ready")
+    return world
+
+
+def again() -> int:
+    """./dev start: after ./dev stop, with the data of then."""
+    if running():
+        say("the regions run already: ./dev status")
+        return 1
+    if not paths.DATA.exists():
+        say("there is no data to start with: ./dev demo makes it")
+        return 1
+    addresses(list(start()))
+    return 0
 
 
 def main(rest: list[str]) -> int:
@@ -179,14 +205,10 @@ def main(rest: list[str]) -> int:
     if running():
         say("stopping what runs from before")
         stop_all(running())
-    wipe(paths.DATA)
-    took = stopwatch()
-    # A line before each WAN listener, without delay here, counts the bytes that cross.
-    ports = {name: dataclasses.replace(FIXED[name], wan_advertised=FIXED[name].wan + 1) for name in ("eu", "us")}
-    world = World(list(ports), ports, paths.DATA, paths.RUN, paths.LOGS, detached=True, delayed=True,
-                  overrides={"producer": {"codec.train_rows": CODEC_ROWS, "codec.train_wait_ms": 100}})
-    say("starting regions eu and us: Kafka, MirrorMaker 2, producer, consumer, indexer")
-    world.start(say=lambda text: say(f"  {took():4.1f} s  {text}"))
-    say(f"  {took():4.1f} s  ready")
+    require_free(PORTS)  # before anything is removed
+    if paths.DATA.exists():
+        say("removing the data from before (./dev start keeps it)")
+        wipe(paths.DATA)
+    world = start()
     show(world["eu"], world["us"])
     return 0
