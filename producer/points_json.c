@@ -15,8 +15,9 @@ static bool read_floats(struct ap_pull *j, uint32_t dim, float *out)
         return ap_pull_fail(j, AP_EINVAL, "a vector is a list of numbers");
     ap_pull_open(j, '[');
     while (ap_pull_next(j, '[', &first)) {
-        if (ap_pull_peek(j) != '0')
-            return ap_pull_fail(j, ap_pull_peek(j) == '[' ? AP_EUNSUPPORTED : AP_EINVAL, ap_pull_peek(j) == '[' ? "vector[%zu] is a list: multivectors are not supported" : "vector[%zu] is not a number", n);
+        char c = ap_pull_peek(j);
+        if (c && c != '0') /* 0: the text ends, which ap_pull_number says */
+            return ap_pull_fail(j, c == '[' ? AP_EUNSUPPORTED : AP_EINVAL, c == '[' ? "vector[%zu] is a list: multivectors are not supported" : "vector[%zu] is not a number", n);
         if (!ap_pull_number(j, &value))
             return false;
         if (n < dim) {

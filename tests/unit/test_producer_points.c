@@ -116,6 +116,7 @@ static const struct { const char *body, *words; int code; } bad[] = {
     {"{\"points\":[{\"id\":1,\"vector\":[1,2,3,4]}]}", "expected dim: 3, got 4", AP_EINVAL},
     {"{\"points\":[{\"id\":1,\"vector\":[1,2,3]},{\"id\":2,\"vector\":[1,2,\"3\"]}]}", "points[1]: vector[2] is not a number", AP_EINVAL},
     {"{\"points\":[{\"id\":1,\"vector\":[1,2,NaN]}]}", "points[0]: vector[2] is not a number", AP_EINVAL},
+    {"{\"points\":[{\"id\":1,\"vector\":[1,2,", "malformed JSON at byte 33: a number is expected", AP_EINVAL},
     {"{\"points\":[{\"id\":1,\"vector\":[1,2,Infinity]}]}", "vector[2] is not a number", AP_EINVAL},
     {"{\"points\":[{\"id\":1,\"vector\":[1,2,-Infinity]}]}", "a digit is expected", AP_EINVAL},
     {"{\"points\":[{\"id\":1,\"vector\":[1,1e999,3]}]}", "points[0]: vector[1] is not finite as float32", AP_EINVAL},
