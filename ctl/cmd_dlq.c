@@ -218,9 +218,14 @@ static int one(struct dlq *d, struct ap_letter *letter)
 static int run(struct dlq *d, struct ap_err *err)
 {
     int worst = 0;
+    size_t shown = 0;
     for (size_t i = 0; i < d->letters.count && !d->name_count; i++)
-        if (!d->letters.list[i].settled || (d->all && is(d, "list")))
+        if (!d->letters.list[i].settled || (d->all && is(d, "list"))) {
             worst |= one(d, &d->letters.list[i]);
+            shown++;
+        }
+    if (!d->name_count && !shown)
+        fprintf(stderr, "antipode dlq: no dead letters%s\n", d->letters.count ? " that are open" : "");
     for (int i = 0; i < d->name_count; i++) {
         int partition;
         long long offset;

@@ -336,7 +336,7 @@ static void report(const struct load *l, int rc, const struct ap_err *err)
     }
     if (rc) {
         fprintf(stderr, "antipode load: %s\nantipode load: all before row %" PRIu64 " is acknowledged", err->msg, p->done.row);
-        fprintf(stderr, l->keeps_state ? "; the same command goes on from there\n" : "\n");
+        fprintf(stderr, l->keeps_state ? "; the same command goes on from there, a changed file needs --restart\n" : "\n");
     }
 }
 

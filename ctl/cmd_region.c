@@ -314,7 +314,7 @@ static int wait_drained(struct region *r, const struct ap_position *positions, s
         json_decref(p.regions);
         if (done) {
             if (!r->json)
-                printf("%s is drained: all it ever wrote is visible in %zu other regions (%.1f s)\n", r->name, others, (double)(now - start) / 1000);
+                printf("%s is drained: all it ever wrote is visible in %zu other region%s (%.1f s)\n", r->name, others, others == 1 ? "" : "s", (double)(now - start) / 1000);
             return 0;
         }
         if (now > until_ms)

@@ -159,6 +159,8 @@ static int verify(const struct request *q, struct ap_err *err)
     int rc = manifest ? ap_snapshot_verify(q->folder, manifest, err) : err->code;
     if (rc == 0)
         print(q, summary(q->folder, manifest), (double)(ap_mono_ns() - start) * 1e-9);
+    if (rc == 0 && !q->json)
+        puts("whole: every file is there, with its checksum");
     json_decref(manifest);
     return rc;
 }

@@ -233,7 +233,7 @@ static void take_answer(struct request *r)
         t->up = true;
         t->ready = status == 200;
         keep_reason(t, &r->body); /* one that is ready may have words, too */
-        if (t->ready && strcmp(t->why, "all shards are ready") == 0)
+        if (t->ready && (!strcmp(t->why, "all shards are ready") || !strcmp(t->why, "ready")))
             *t->why = '\0';
     } else if (status == 200) {
         ap_page_read(&t->page, (char *)r->body.data);

@@ -7,7 +7,7 @@ static void root(struct ap_http_request *req)
 {
     struct ap_producer *p = ap_http_user(req);
     struct ap_buf out = {0};
-    ap_buf_printf(&out, "{\"title\":\"antipode - vector replication (producer)\",\"version\":\"%s\",\"commit\":\"antipode-%s\"}", p->config->qdrant_version, ANTIPODE_VERSION);
+    ap_buf_printf(&out, "{\"title\":\"antipode - vector replication (producer)\",\"version\":\"%s\",\"commit\":\"antipode %s\"}", p->config->qdrant_version, ANTIPODE_VERSION);
     ap_http_reply_take(req, 200, "application/json", (char *)out.data, out.len);
 }
 
