@@ -128,6 +128,7 @@ def start(region, crash_after: int = 0, **overrides):
     return region.consumer.start(**overrides)
 
 
+@pytest.mark.long
 def test_killed_at_any_instant_it_loses_and_doubles_nothing(us):
     rng = seeded()
     feeder = Feeder(us, rng)

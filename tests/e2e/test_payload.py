@@ -148,7 +148,7 @@ def test_what_is_not_understood_is_refused_and_nothing_done(world, eu, name):
     api, producer = Api(world["eu"].indexer.url), Api(world["eu"].producer.url)
     path = f"/collections/{name}/points"
     refused = [
-        (api, "delete", {"filter": {"must": [{"key": "a", "match": {"text": "x"}}]}}, "text"),
+        (api, "delete", {"filter": {"must": [{"key": "a", "match": {"phrase": "x"}}]}}, "phrase"),
         (api, "delete", {"filter": {}, "points": [1]}, "both"),
         (api, "delete", {"filter": {}, "force": 1}, "force"),
         (api, "delete", {"filter": {}, "shard_key": "a"}, "shard_key"),

@@ -433,6 +433,7 @@ def test_kafka_away_and_back(eu, api, make):
     assert {r.point for r in of_collection(records, c)} == {1, 300, *range(100, 149)}
 
 
+@pytest.mark.long
 def test_a_broker_that_restarts_is_waited_for(eu, api, make):
     c = make(4, "Dot", codec="none")
     acked = []

@@ -158,7 +158,7 @@ static void emit_controls(const struct ap_schemas *schemas)
 static void emit_watermark(const struct ap_schemas *schemas, size_t count)
 {
     struct ap_position positions[3];
-    struct ap_watermark w = { { "eu" }, 1767323045678, next() >> 2, positions, count, { 5, -1 } };
+    struct ap_watermark w = { { "eu" }, 1767323045678, next() >> 2, positions, count, { next() >> 2, count % 2 ? -1 : (int64_t)(next() >> 20) } };
     struct ap_buf value = {0};
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++) {
@@ -169,7 +169,8 @@ static void emit_watermark(const struct ap_schemas *schemas, size_t count)
     }
     if (ap_watermark_encode(schemas, &w, &value, NULL))
         exit(1);
-    emit("Watermark", "watermark/eu", 12, value.data, value.len, json_pack("{s:s, s:o, s:o, s:o}", "region", "eu", "sent_ms", longs((uint64_t)w.sent_ms), "hlc", longs(w.hlc), "positions", list));
+    emit("Watermark", "watermark/eu", 12, value.data, value.len, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "region", "eu",
+        "sent_ms", longs((uint64_t)w.sent_ms), "hlc", longs(w.hlc), "positions", list, "settled", longs(w.settled.hlc), "retention_ms", json_integer(w.settled.retention_ms)));
     ap_buf_free(&value);
 }
 
