@@ -156,20 +156,19 @@ static int set_aside_or_stop(struct ap_batch *b, struct ap_part *part, const str
 
 /* ---- control ------------------------------------------------------------------------------------------------------- */
 
-static int apply_control(struct ap_batch *b, struct ap_part *part, const rd_kafka_message_t *m, struct ap_err *err)
+static int apply_control(struct ap_batch *b, struct ap_part *part, const struct ap_record *r, struct ap_err *err)
 {
     const struct ap_region *origin = &part->source->origin;
-    struct ap_record record = ap_record_of(m);
     struct ap_err why = {0};
     ap_tally(b->tallies, part->source->origin_index, AP_TALLY_CONTROL);
-    if (!m->len)
+    if (!r->value_len)
         return 0; /* a tombstone: the broker's own business */
-    int rc = ap_registry_apply(b->registry, origin, m->key, m->key_len, m->payload, m->len, &why);
+    int rc = ap_registry_apply(b->registry, origin, r->key, r->key_len, r->value, r->value_len, &why);
     if (rc < 0 && rc != AP_ESCHEMA) {
         ap_tally(b->tallies, part->source->origin_index, AP_TALLY_CONTROL_REFUSED);
-        return set_aside_or_stop(b, part, &record, &why, err);
+        return set_aside_or_stop(b, part, r, &why, err);
     }
-    return ap_writer_put_control(b->writer, origin, m->key, m->key_len, m->payload, m->len, err);
+    return ap_writer_put_control(b->writer, origin, r->key, r->key_len, r->value, r->value_len, err);
 }
 
 /* ---- mutations ------------------------------------------------------------------------------------------------------ */
@@ -329,17 +328,16 @@ static int apply_mutation(struct ap_batch *b, struct ap_part *part, const struct
 
 /* ---- raw vectors ------------------------------------------------------------------------------------------------------ */
 
-static int apply_raw(struct ap_batch *b, struct ap_part *part, size_t i, struct ap_err *err)
+static int apply_raw(struct ap_batch *b, struct ap_part *part, size_t i, const struct ap_record *r, struct ap_err *err)
 {
     rd_kafka_message_t *m = b->messages[i];
-    struct ap_record record = ap_record_of(m);
     struct ap_err why;
     enum ap_raw_verdict verdict = AP_RAW_DONE;
     int rc = ap_raw_offer(b->join, part, m, b->mono_ms, &verdict, &why);
     if (rc == AP_ESCHEMA)
-        return wait_for_schema(b, part, &record, &why, err);
+        return wait_for_schema(b, part, r, &why, err);
     if (rc)
-        return set_aside_or_stop(b, part, &record, &why, err);
+        return set_aside_or_stop(b, part, r, &why, err);
     if (verdict == AP_RAW_FULL)
         return ap_part_hold(b->sources, part, m->offset, AP_HOLD_RAW_FULL, err);
     if (verdict == AP_RAW_KEPT) {
@@ -361,8 +359,8 @@ static int apply_kind(struct ap_batch *b, enum ap_source_kind kind, struct ap_er
         int64_t offset = m->offset;
         struct ap_record record = ap_record_of(m);
         int rc = kind == AP_SOURCE_MUTATIONS ? apply_mutation(b, part, &record, err)
-                 : kind == AP_SOURCE_CONTROL ? apply_control(b, part, m, err)
-                                             : apply_raw(b, part, i, err);
+                 : kind == AP_SOURCE_CONTROL ? apply_control(b, part, &record, err)
+                                             : apply_raw(b, part, i, &record, err);
         if (rc)
             return ap_err_wrap(err, "%s[%d] offset %lld", part->source->name, (int)part->number, (long long)offset);
         if (part->hold == AP_HOLD_NONE)

@@ -1,4 +1,5 @@
 #include "ctl/files.h"
+#include "common/fd.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,20 +18,6 @@ enum { CHUNK = 1 << 20 };
 static int failed(const char *path, const char *what, struct ap_err *err)
 {
     return ap_err_set(err, errno == ENOSPC || errno == EDQUOT ? AP_ENOSPC : AP_EIO, AP_FATAL, "%s: cannot %s: %s", path, what, strerror(errno));
-}
-
-static int write_all(int fd, const uint8_t *p, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        p += n;
-        len -= (size_t)n;
-    }
-    return 0;
 }
 
 /* Read from to its end, hash it, and write it to `to` when that is none negative. */
@@ -53,7 +40,7 @@ static int pump(int from, const char *from_name, int to, const char *to_name, ui
             break;
         XXH3_64bits_update(state, chunk, (size_t)n);
         *bytes += (uint64_t)n;
-        if (to >= 0 && write_all(to, chunk, (size_t)n) != 0) {
+        if (to >= 0 && ap_write_all(to, chunk, (size_t)n) != 0) {
             rc = failed(to_name, "be written", err);
             break;
         }
@@ -102,7 +89,7 @@ int ap_file_write_text(const char *path, const char *text, struct ap_err *err)
     int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (fd < 0)
         return failed(new, "be made", err);
-    int rc = write_all(fd, (const uint8_t *)text, strlen(text)) != 0 || fsync(fd) != 0 ? failed(new, "be written", err) : 0;
+    int rc = ap_write_all(fd, text, strlen(text)) != 0 || fsync(fd) != 0 ? failed(new, "be written", err) : 0;
     close(fd);
     if (rc == 0 && rename(new, path) != 0)
         rc = failed(path, "be named", err);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 #include "common/log.h"
+#include "common/fd.h"
 #include "indexer/column.h"
 #include "indexer/index_impl.h"
 
@@ -56,20 +57,6 @@ static void *map_file(int fd, size_t len)
     return map == MAP_FAILED ? NULL : map;
 }
 
-static int write_all(int fd, const uint8_t *p, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        p += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* The mapping, or NULL with errno. */
 static void *write_file(struct ap_index *index, const char *name, const uint8_t *image, size_t bytes)
 {
@@ -79,7 +66,7 @@ static void *write_file(struct ap_index *index, const char *name, const uint8_t 
     if (fd < 0)
         return NULL;
     void *map = NULL;
-    if (write_all(fd, image, bytes) == 0 && fsync(fd) == 0 && renameat(index->dir_fd, temporary, index->dir_fd, name) == 0)
+    if (ap_write_all(fd, image, bytes) == 0 && fsync(fd) == 0 && renameat(index->dir_fd, temporary, index->dir_fd, name) == 0)
         map = map_file(fd, bytes);
     int why = errno;
     if (!map)

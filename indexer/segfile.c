@@ -24,6 +24,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 #include "common/log.h"
+#include "common/fd.h"
 #include "common/segment_file.h"
 #include "indexer/index_impl.h"
 
@@ -66,21 +67,6 @@ static int hash_file(int fd, off_t offset, uint64_t len, uint64_t *out)
     return rc;
 }
 
-static int write_all(int fd, const void *bytes, size_t len)
-{
-    const uint8_t *p = bytes;
-    while (len > 0) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        p += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* ---- writing ---- */
 
 static void header_of(const struct ap_index *index, const struct ap_segment *s, uint64_t body, uint64_t hash, uint8_t h[HEADER])
@@ -111,7 +97,7 @@ static int write_body(const struct ap_segment *s, int fd, struct ap_err *err)
         uint32_t n = s->cap - i < RUN ? s->cap - i : RUN;
         for (uint32_t j = 0; j < n; j++)
             ap_put_le32(bytes + j * 4, s->offsets[i + j]);
-        if (write_all(fd, bytes, (size_t)n * 4) != 0)
+        if (ap_write_all(fd, bytes, (size_t)n * 4) != 0)
             return ap_err_set(err, errno == ENOSPC ? AP_ENOSPC : AP_EIO, AP_RETRY, "writing a segment: %s", strerror(errno));
     }
     return ap_ann_save(s->ann, fd, err);
@@ -199,7 +185,7 @@ int ap_segfile_write(struct ap_index *index, struct ap_segment *s, struct ap_err
     int fd = open_new(index, s->file_id, temporary);
     if (fd < 0)
         return failed(index, "make a segment's file", err);
-    int rc = write_all(fd, h, HEADER) != 0 ? failed(index, "write a segment", err) : write_body(s, fd, err);
+    int rc = ap_write_all(fd, h, HEADER) != 0 ? failed(index, "write a segment", err) : write_body(s, fd, err);
     off_t end = rc == 0 ? lseek(fd, 0, SEEK_CUR) : HEADER;
     if (rc == 0 && hash_file(fd, HEADER, (uint64_t)(end - HEADER), &hash) != 0)
         rc = failed(index, "read a segment back", err);
