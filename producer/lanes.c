@@ -141,9 +141,9 @@ void ap_lanes_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *lanes)
         l->freed_records++;
         l->freed_bytes += m->len + m->key_len;
     }
+    d->report(d, m); /* may free d. Before the count: who sees none unreported may count on what the reports did */
     bool last = atomic_fetch_sub(&l->unreported, 1) == 1;
     atomic_store(&l->oldest_ms, last ? 0 : ap_mono_ms());
-    d->report(d, m);
 }
 
 void ap_lanes_poll(struct ap_lanes *l, int timeout_ms)
