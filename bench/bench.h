@@ -133,6 +133,20 @@ BENCH_UNUSED static long bench_http_send(struct bench_http *h, const char *metho
     return status;
 }
 
+BENCH_UNUSED static long bench_http_get(struct bench_http *h, const char *url)
+{
+    ap_buf_clear(&h->answer);
+    curl_easy_setopt(h->curl, CURLOPT_URL, url);
+    curl_easy_setopt(h->curl, CURLOPT_HTTPGET, 1L);
+    CURLcode rc = curl_easy_perform(h->curl);
+    if (rc != CURLE_OK)
+        bench_die("GET %s: %s", url, curl_easy_strerror(rc));
+    ap_buf_append(&h->answer, "", 1);
+    long status = 0;
+    curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &status);
+    return status;
+}
+
 BENCH_UNUSED static void bench_json_floats(struct ap_buf *out, const float *v, size_t dim)
 {
     ap_buf_append(out, "[", 1);

@@ -8,6 +8,7 @@ columns; a thousand of them, chosen by a fixed seed, are kept back as queries an
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,12 +17,42 @@ import time
 from pathlib import Path
 
 import numpy as np
-from kit import (DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, regions, say, settled, tool, train)
+from kit import DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, regions, say, settled, tool, train
 from harness import paths
 from harness.kafka import create_topics
 from harness.region import World, wipe
 from harness.wait import wait_until
+from peers import run as peers, table
+import streaming
 
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured. `shortened` tells the reader of a quick result what its figures are not."""
+
+    rows: int = 60_000
+    count: int = 4000               # questions a figure
+    latency_s: int = 20
+    warm_alone_s: int = 20          # of Kafka and MirrorMaker, then of everything: JVMs compile for two minutes
+    warm_s: int = 120
+    wan_s: int = 20
+    wan_warm_s: int = 60
+    idle_settle_s: int = 15         # heartbeats slow down after ten idle seconds
+    idle_s: int = 60
+    apart_s: int = 60
+    clusters: int = 8
+    jit: str = "full"
+    shortened: tuple[str, ...] = ()
+
+
+FULL = Size()
+QUICK = Size(rows=20_000, count=1000, latency_s=4, warm_alone_s=4, warm_s=4, wan_s=3, wan_warm_s=3, idle_settle_s=11, idle_s=5, apart_s=5, clusters=3, shortened=(
+    "20,000 rows a part instead of 60,000: rates leave out what grows with the rows, memory a vector counts more of what does not",
+    "JVMs warmed up for 8 s instead of 140: latency, wan and load rates are those of brokers that have just started",
+    "latency 4 s, wan 3 s, idle 5 s and a partition of 5 s, instead of 20, 20, 60 and 60: p99 is of a few thousand requests",
+    "1,000 questions a figure instead of 4,000; streaming over 3 clusters instead of 8",
+))
+SAMPLE = paths.TEST_DATA / "debian-4k.f16.npy"
 
 def alone(eu, us, rate: int, seconds: int) -> dict:
     return tool("mirror", "--home", eu.bootstrap, "--abroad", us.bootstrap, "--origin", "eu", "--topic", "vec-bench", "--rate", rate, "--seconds", seconds)
@@ -32,7 +63,7 @@ def whole(eu, us, collection: str, data, rate: int, seconds: int) -> dict:
                 "--collection", collection, "--npy", data["base"], "--rate", rate, "--seconds", seconds)
 
 
-def latency(eu, us, data, seconds: int) -> dict:
+def latency(eu, us, data, size: Size) -> dict:
     """Kafka with MirrorMaker alone first, then Antipode on the same road, at one rate. JVMs that have just started take two
     minutes of load to compile what they run, at many times the later latency: they are warmed up with what they then do."""
     create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
@@ -41,8 +72,8 @@ def latency(eu, us, data, seconds: int) -> dict:
     train(eu, us, "latency", data)
 
     say("  warming up the JVMs")
-    alone(eu, us, 1000, 20), whole(eu, us, "latency", data, 1000, 120 if seconds > 10 else 10)
-    return {"kafka_and_mirrormaker_alone": alone(eu, us, 1000, seconds), **whole(eu, us, "latency", data, 1000, seconds)}
+    alone(eu, us, 1000, size.warm_alone_s), whole(eu, us, "latency", data, 1000, size.warm_s)
+    return {"kafka_and_mirrormaker_alone": alone(eu, us, 1000, size.latency_s), **whole(eu, us, "latency", data, 1000, size.latency_s)}
 
 
 def bulk(eu, us, data) -> dict:
@@ -59,7 +90,7 @@ def memory(region) -> dict:
     return {**{f"{k}_mb": round(v / 1e6, 1) for k, v in each.items()}, "together_mb": round(sum(each.values()) / 1e6, 1)}
 
 
-def query(eu, us, data, rows: int, count: int) -> dict:
+def query(eu, us, data, count: int) -> dict:
     create(eu, us, "query", "home")
     base = np.load(data["base"], mmap_mode="r")
     # Loaded twice: what came before the codec was trained travelled as float32, and abroad has to be searched by codes.
@@ -76,16 +107,15 @@ def query(eu, us, data, rows: int, count: int) -> dict:
     return out
 
 
-def memory_run(folder: Path, data, jit: str) -> dict:
-    """Regions of their own that hold nothing but 60,000 vectors without raw ones."""
-    with regions(folder / "memory", jit) as world:
-        eu, us = world
-        create(eu, us, "memory", "none")
-        post_npy(eu.producer.url, "memory", data["base"])
-        rows = len(np.load(data["base"], mmap_mode="r"))
-        for region in (eu, us):
-            wait_until(lambda: settled(region, "memory", rows), 180, f"{region.name} has sealed what it was given")
-        return {r.name: memory(r) for r in world}
+def memory_run(world, data) -> dict:
+    """What regions that hold nothing but these vectors, without raw ones, take."""
+    eu, us = world
+    create(eu, us, "memory", "none")
+    post_npy(eu.producer.url, "memory", data["base"])
+    rows = len(np.load(data["base"], mmap_mode="r"))
+    for region in (eu, us):
+        wait_until(lambda: settled(region, "memory", rows), 180, f"{region.name} has sealed what it was given")
+    return {r.name: memory(r) for r in world}
 
 
 def equal(eu, us, collection: str) -> bool:
@@ -112,7 +142,7 @@ def partition(world, data, seconds: int, rate: int = 1000) -> dict:
             "equal_after_s": round(time.monotonic() - start, 2)}
 
 
-def idle(world, seconds: int) -> dict:
+def idle(world, settle_s: int, seconds: int) -> dict:
     """What regions that nobody asks anything cost: CPU of each daemon, bytes that cross."""
     def cpu() -> dict[str, float]:
         return {f"{r.name}-{d.process.name.split('-')[-1]}": d.metrics()["process_cpu_seconds_total"] for r in world for d in r.daemons}
@@ -121,7 +151,7 @@ def idle(world, seconds: int) -> dict:
         return sum(line["bytes_in"] + line["bytes_out"] for line in world.delay.show().values())
 
     wait_until(lambda: all(r.consumer.metric("antipode_holes") == 0 for r in world), 30, "nothing is missing")
-    time.sleep(15)  # heartbeats slow down after ten idle seconds
+    time.sleep(settle_s)
     before, bytes_before, start = cpu(), crossed(), time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - start
@@ -129,75 +159,138 @@ def idle(world, seconds: int) -> dict:
             "bytes_per_second_a_region": round((crossed() - bytes_before) / took / len(list(world)))}
 
 
-def wan(folder: Path, data, quick: bool) -> dict:
+def wan(world, data, size: Size) -> dict:
     """40 ms each way between the regions, through the delay line."""
-    wipe(folder / "wan")
-    seconds, rate = (5, 300) if quick else (20, 300)
-    with World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit="full") as world:
-        world.start()
-        eu, us = world
-        out = {"idle": idle(world, 10 if quick else 60)}
-        say(f"  idle: {out['idle']}")
-        world.delay.distance(40)
-        create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
-        wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
-        create(eu, us, "wan", "home")
-        train(eu, us, "wan", data)
-        alone(eu, us, rate, 10), whole(eu, us, "wan", data, rate, 10 if quick else 60)
-        out["latency"] = {"one_way_ms": 40, "kafka_and_mirrormaker_alone": alone(eu, us, rate, seconds), **whole(eu, us, "wan", data, rate, seconds)}
-        out["latency"]["quorum"] = tool("latency", "--producer", eu.producer.url, "--collection", "wan", "--npy", data["base"], "--rate", 50,
-                                        "--seconds", seconds, "--level", "quorum")["ack"]
-        say(f"  latency: {out['latency']}")
-        world.delay.distance(0)
-        out["partition"] = partition(world, data, 10 if quick else 60)
-        say(f"  partition: {out['partition']}")
+    seconds, rate, out = size.wan_s, 300, {}
+    eu, us = world
+    out["idle"] = idle(world, size.idle_settle_s, size.idle_s)
+    say(f"  idle: {out['idle']}")
+    world.delay.distance(40)
+    create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
+    wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
+    create(eu, us, "wan", "home")
+    train(eu, us, "wan", data)
+    alone(eu, us, rate, min(10, size.wan_warm_s)), whole(eu, us, "wan", data, rate, size.wan_warm_s)
+    out["latency"] = {"one_way_ms": 40, "kafka_and_mirrormaker_alone": alone(eu, us, rate, seconds), **whole(eu, us, "wan", data, rate, seconds)}
+    out["latency"]["quorum"] = tool("latency", "--producer", eu.producer.url, "--collection", "wan", "--npy", data["base"], "--rate", 50,
+                                    "--seconds", seconds, "--level", "quorum")["ack"]
+    say(f"  latency: {out['latency']}")
+    world.delay.distance(0)
+    out["partition"] = partition(world, data, size.apart_s)
+    say(f"  partition: {out['partition']}")
     return out
 
 
-def main() -> None:
+def warmed(eu, us, size: Size):
+    """The two regions, after their brokers and MirrorMakers have carried records for a while; the daemons have seen none of them."""
+    create_topics(eu.kafka.admin, {"vec-warm": (4, {})})
+    wait_until(lambda: "eu.vec-warm" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the topic to warm up with is mirrored")
+    tool("mirror", "--home", eu.bootstrap, "--abroad", us.bootstrap, "--origin", "eu", "--topic", "vec-warm", "--rate", 5000, "--seconds", size.warm_alone_s)
+    return eu, us
+
+
+def stream_data(folder: Path, args, data, size: Size) -> dict[str, dict[str, Path]]:
+    """By name: vectors made here, and embeddings, those of --data or of the sample in the repository."""
+    out = {}
+    for name, source in (("generated", None), ("embeddings", args.data or SAMPLE)):
+        (folder / name).mkdir(exist_ok=True)
+        out[name] = make_data(folder / name, source, size.rows)
+    return {args.dataset: out["embeddings" if args.data else "generated"]} if args.dataset else out
+
+
+PARTS = ("peers", "latency", "bulk", "query", "streaming", "memory", "wan")
+SHOULD = {
+    "peers": "throughput_of_faiss_at_0.99 >= 0.8, the cost of a null handler taken off; 20 times Weaviate's load rate",
+    "latency": "home p50 <= 5 ms, p99 <= 20 ms; abroad p50 <= 12 ms, p99 <= 30 ms",
+    "bulk": "acknowledged_of_limit >= 0.5; found_in_both_per_second >= 20,000",
+    "query": "home: recall_at_10 >= 0.95 with p50 <= 2 ms",
+    "streaming": "recall_at_10 over the searches >= 0.95 at home, whatever was inserted and deleted before",
+    "wan": ("idle: under 1 % of a core a daemon, 5 kB/s a region; abroad at most 10 ms (p50) and 25 ms (p99) more than Kafka with "
+            "MirrorMaker alone; quorum at most two such legs + 30 ms; equal within 10 s of healing"),
+    "memory": "together <= 250 MB with 60,000 x 384",
+}
+
+
+class Report:
+    """What has been measured so far, by part, each with its seconds and what it should reach."""
+
+    def __init__(self, wanted: set[str], **about):
+        self.wanted, self.out, self.started = wanted, dict(about), time.monotonic()
+
+    def part(self, name: str, what: str, measure) -> None:
+        if name not in self.wanted:
+            return
+        say(f"{name}: {what}")
+        start = time.monotonic()
+        figures = measure()
+        took = round(time.monotonic() - start + figures.pop("took_before_s", 0), 1)
+        say(f"  {figures}\n  {took} s")
+        self.out[name] = {**figures, "should": SHOULD[name], "took_s": took}
+
+    def finish(self) -> None:
+        print(json.dumps({**self.out, "took_s": round(time.monotonic() - self.started, 1)}, indent=2))
+
+
+def names(text: str, known: tuple[str, ...], option: str) -> set[str]:
+    wanted = {n for n in text.split(",") if n}
+    if wanted - set(known):
+        sys.exit(f"{option}: there is no {', '.join(sorted(wanted - set(known)))}; there are {', '.join(known)}")
+    return wanted
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="20,000 vectors instead of 60,000, shorter runs")
+    parser.add_argument("--quick", action="store_true", help="all of it in under two minutes; the result says what was shortened")
     parser.add_argument("--data", help="a 2-D .npy file with 384 columns")
-    parser.add_argument("--only", default="latency,bulk,query,memory,wan", help="which figures, by name, separated by commas")
-    args = parser.parse_args()
-    rows = 20_000 if args.quick else 60_000
+    parser.add_argument("--only", default=",".join(PARTS), help="which parts, by name, separated by commas: all of them")
+    parser.add_argument("--peers", default=",".join(peers.default()), help="beside which engines, by name; default %(default)s. weaviate is among them once it is built (./dev deps weaviate)")
+    parser.add_argument("--runbook", help="streaming: a runbook in big-ann-benchmarks' format instead of one made here")
+    parser.add_argument("--dataset", help="streaming: which of the runbook's datasets; default generated and embeddings, each its own")
+    parser.add_argument("--table", metavar="RESULT.json", help="measure nothing; print the table of engines of a result that was kept")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    if args.table:
+        print(table.of_file(args.table))
+        return
+    size = QUICK if args.quick else FULL
+    report = Report(names(args.only, PARTS, "--only"), quick=args.quick)
+    engines = names(args.peers, tuple(peers.NAMES), "--peers")
     folder = paths.STATE / "bench"
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"making {rows} vectors of {DIM} dimensions")
-    data = make_data(folder, args.data, rows)
-    wanted = set(args.only.split(","))
-    out: dict = {"rows": len(np.load(data["base"], mmap_mode="r")), "dim": DIM, "data": "file" if args.data else "clustered", "cores": os.cpu_count()}
-    started = time.monotonic()
-    if wanted & {"latency", "bulk", "query"}:
+    say(f"making {size.rows} vectors of {DIM} dimensions")
+    data = make_data(folder, args.data, size.rows)
+    report.out |= {"rows": len(np.load(data["base"], mmap_mode="r")), "dim": DIM, "data": "file" if args.data else "clustered", "cores": os.cpu_count()}
+    if args.quick:
+        report.out["shortened"] = size.shortened
+        say("--quick: " + "; ".join(size.shortened))
+
+    others = peers.Others(folder, data, engines, size.count)
+    if "peers" in report.wanted:
+        say("peers: other engines, one after the other")
+        others.measure()
+    if report.wanted & {"peers", "latency", "bulk", "query", "streaming"}:
         say("starting two regions")
-        with regions(folder / "regions", "full") as world:
+        with regions(folder / "regions", size.jit) as world:
             eu, us = world
-            if "latency" in wanted:
-                say("latency: one point a request, 1,000 a second")
-                out["latency"] = latency(eu, us, data, 5 if args.quick else 20)
-                say(f"  {out['latency']}")
-                out["latency"]["should"] = "home p50 <= 5 ms, p99 <= 20 ms; abroad p50 <= 12 ms, p99 <= 30 ms"
-            if "bulk" in wanted:
-                say("bulk: acknowledged, and found in both regions")
-                out["bulk"] = bulk(eu, us, data)
-                say(f"  {out['bulk']}")
-                out["bulk"]["should"] = "acknowledged_of_limit >= 0.5; found_in_both_per_second >= 20,000"
-            if "query" in wanted:
-                say("query: latency and recall over HTTP")
-                out["query"] = query(eu, us, data, rows, 500 if args.quick else 2000)
-                say(f"  {out['query']}")
-                out["query"]["should"] = "home: recall_at_10 >= 0.95 with p50 <= 2 ms"
-    if "wan" in wanted:
-        say("wan: idle regions, 40 ms between them, and a partition")
-        out["wan"] = wan(folder, data, args.quick)
-        out["wan"]["should"] = ("idle: under 1 % of a core a daemon, 5 kB/s a region; abroad at most 10 ms (p50) and 25 ms (p99) more than Kafka with "
-                                "MirrorMaker alone; quorum at most two such legs + 30 ms; equal within 10 s of healing")
-    if "memory" in wanted:
-        say("memory: a region that holds nothing else")
-        out["memory"] = memory_run(folder, data, "c1")
-        out["memory"]["should"] = "together <= 250 MB with 60,000 x 384"
-    out["took_s"] = round(time.monotonic() - started, 1)
-    print(json.dumps(out, indent=2))
+            # First, while the daemons hold nothing: their memory is part of it.
+            report.part("peers", "Antipode on the same rows", lambda: others.beside(warmed(eu, us, size)))
+            report.part("latency", "one point a request, 1,000 a second", lambda: latency(eu, us, data, size))
+            report.part("bulk", "acknowledged, and found in both regions", lambda: bulk(eu, us, data))
+            report.part("query", "latency and recall over HTTP", lambda: query(eu, us, data, size.count))
+            report.part("streaming", "runbooks of inserts, deletes and searches", lambda: streaming.run(
+                eu, us, folder, stream_data(folder, args, data, size), size.clusters, size.count // 2, args.runbook, args.dataset))
+    if report.wanted & {"memory", "wan"}:
+        say("starting two regions with a delay line between them")
+        wipe(folder / "wan")
+        with World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit="full").start() as world:
+            report.part("memory", "regions that hold nothing else", lambda: memory_run(world, data))
+            report.part("wan", "idle regions, 40 ms between them, and a partition", lambda: wan(world, data, size))
+    if "peers" in report.out:
+        say(table.markdown(report.out["peers"]))
+    report.finish()
 
 
 if __name__ == "__main__":
