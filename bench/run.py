@@ -1,4 +1,4 @@
-"""The figures, measured on two regions of its own: ./dev bench [--quick] [--data FILE.npy] [--only NAME,...]
+"""The figures, measured on two regions of its own: ./dev bench [--quick] [--data FILE.npy] [--only PART,...] [--peers NAME,...]
 
 Prints one JSON object: every figure beside the limit measured in the same run, and what it should reach. Human-readable
 progress goes to stderr. Without --data the vectors are made here: a Gaussian mixture of low intrinsic dimension (uniform
@@ -31,6 +31,7 @@ class Size:
     """How much is measured. `shortened` tells the reader of a quick result what its figures are not."""
 
     rows: int = 60_000
+    peer_rows: int | None = None    # of those, for peers
     count: int = 4000               # questions a figure
     latency_s: int = 20
     warm_alone_s: int = 20          # of Kafka and MirrorMaker, then of everything: JVMs compile for two minutes
@@ -46,13 +47,14 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(rows=20_000, count=1000, latency_s=4, warm_alone_s=4, warm_s=4, wan_s=3, wan_warm_s=3, idle_settle_s=11, idle_s=5, apart_s=5, clusters=3, shortened=(
-    "20,000 rows a part instead of 60,000: rates leave out what grows with the rows, memory a vector counts more of what does not",
+QUICK = Size(rows=20_000, peer_rows=5_000, count=500, latency_s=4, warm_alone_s=4, warm_s=4, wan_s=3, wan_warm_s=3, idle_settle_s=11, idle_s=5, apart_s=5, clusters=3, shortened=(
+    "20,000 rows a part, 5,000 for peers, instead of 60,000: rates leave out what grows with the rows, memory a vector counts more of what does not",
     "JVMs warmed up for 8 s instead of 140: latency, wan and load rates are those of brokers that have just started",
     "latency 4 s, wan 3 s, idle 5 s and a partition of 5 s, instead of 20, 20, 60 and 60: p99 is of a few thousand requests",
-    "1,000 questions a figure instead of 4,000; streaming over 3 clusters instead of 8",
+    "500 questions a figure instead of 4,000; streaming over 3 clusters instead of 8",
 ))
 SAMPLE = paths.TEST_DATA / "debian-4k.f16.npy"
+
 
 def alone(eu, us, rate: int, seconds: int) -> dict:
     return tool("mirror", "--home", eu.bootstrap, "--abroad", us.bootstrap, "--origin", "eu", "--topic", "vec-bench", "--rate", rate, "--seconds", seconds)
@@ -267,7 +269,7 @@ def main() -> None:
         report.out["shortened"] = size.shortened
         say("--quick: " + "; ".join(size.shortened))
 
-    others = peers.Others(folder, data, engines, size.count)
+    others = peers.Others(folder, data, engines, size.count, size.peer_rows)
     if "peers" in report.wanted:
         say("peers: other engines, one after the other")
         others.measure()

@@ -165,7 +165,8 @@ def play(eu, us, name: str, base: np.ndarray, queries: Path, steps: list[dict], 
                 stream.delete(step["start"], step["end"])
             case "search":
                 searches.append(stream.search(count))
-    return {"steps": len(steps), "searches": len(searches), "took_s": round(time.monotonic() - start, 1),
+    codec = any(n == "antipode_producer_codec_in_use" and labels.get("collection") == stream.name and v > 0 for n, labels, v in Api(eu.producer.url).metrics())
+    return {"steps": len(steps), "codec_in_use_at_the_end": codec, "searches": len(searches), "took_s": round(time.monotonic() - start, 1),
             **{where: {"recall_at_10": round(float(np.mean([s[where]["recall_at_10"] for s in searches])), 4),
                        "worst_recall_at_10": min(s[where]["recall_at_10"] for s in searches),
                        "worst_p99_ms": max(s[where]["p99_ms"] for s in searches)} for where in ("home", "abroad")}, "each": searches}

@@ -16,7 +16,7 @@ from harness import paths
 from harness.api import Api
 from harness.wait import wait_until
 
-from .measure import tune
+from .measure import EFFORTS, tune
 
 NAME = "peers"
 
@@ -77,7 +77,7 @@ def measure(world, data, truth, count: int, clients: int) -> dict:
            "when_found": when_found, "default": ask(eu, count), "abroad": ask(us, count), "at": {}}
     null = tool("query", "--url", eu.indexer.url, "--null", "/livez", "--count", count // 2, "--clients", clients)
     out["null_handler"] = null
-    for floor, effort in tune(lambda e: ask(eu, 1000, 1, e)["recall_at_10"]).items():
+    for floor, effort in tune(lambda e: ask(eu, min(count, 1000), 1, e)["recall_at_10"], efforts=(1, 2, 3, 4, 5, 6, 8, *EFFORTS)).items():
         if effort is None:
             out["at"][str(floor)] = None
             continue

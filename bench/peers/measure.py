@@ -101,7 +101,7 @@ def run(engine: Engine, base: np.ndarray, questions: int, truth: np.ndarray, cou
 
     def recall_at(effort: int) -> float:
         engine.set_effort(effort)
-        return recall_of([engine.ask(i) for i in range(questions)], truth)
+        return recall_of([engine.ask(i) for i in range(min(count, questions))], truth)
 
     for floor, effort in tune(recall_at).items():
         if effort is None:

@@ -16,15 +16,15 @@ from .measure import K
 
 IN_PYTHON = {"faiss": "FAISS", "hnswlib": "hnswlib", "usearch": "usearch", "pgvector": "PostgreSQL with pgvector"}
 NAMES = [*IN_PYTHON, "weaviate"]
-NOT_BUILT = "not built: ./dev deps weaviate takes @MINUTES@ minutes on 2 cores"
+NOT_BUILT = "not built: ./dev deps weaviate takes some minutes"
 MEASURE = Path(__file__).with_name("measure.py")
 
 
-def prepare(folder: Path, data) -> tuple[dict, Path, int]:
-    """Rows and questions of unit length, and for each question the ids of the nearest by exact cosine."""
+def prepare(folder: Path, data, limit: int | None = None) -> tuple[dict, Path, int]:
+    """Rows (at most `limit`) and questions of unit length, and for each question the ids of the nearest by exact cosine."""
     out = {}
     for name, path in data.items():
-        rows = np.load(path).astype(np.float32)
+        rows = np.load(path).astype(np.float32)[:limit if name == "base" else None]
         out[name] = folder / f"peers-{name}.npy"
         np.save(out[name], rows / np.linalg.norm(rows, axis=1, keepdims=True))
     base, queries = np.load(out["base"]), np.load(out["queries"])
@@ -61,8 +61,8 @@ def in_python(engine: str, folder: Path, data, truth: Path, count: int, clients:
 class Others:
     """The engines beside Antipode, and then Antipode beside them. Peers that are not in `wanted` are named as not asked for."""
 
-    def __init__(self, folder: Path, data, wanted: set[str], count: int, clients: int = 8):
-        self.folder, self.data, self.wanted, self.count, self.clients = folder, data, wanted, count, clients
+    def __init__(self, folder: Path, data, wanted: set[str], count: int, limit: int | None = None, clients: int = 8):
+        self.folder, self.data, self.wanted, self.count, self.limit, self.clients = folder, data, wanted, count, limit, clients
         self.engines: list[dict] = []
         self.took_s = 0.0
 
@@ -70,7 +70,7 @@ class Others:
         """Installs what is missing, which is not counted, and measures one after the other."""
         why = {what: install(what) for what in ("peers", "weaviate") if self.wanted & set(IN_PYTHON if what == "peers" else ("weaviate",))}
         start = time.monotonic()
-        self.data, self.truth, self.rows = prepare(self.folder, self.data)
+        self.data, self.truth, self.rows = prepare(self.folder, self.data, self.limit)
         for engine in NAMES:
             self.engines.append(self.one(engine, why))
             say(f"  {self.engines[-1]}")

@@ -70,7 +70,7 @@ def measure(installed: Path, folder: Path, data, truth: Path, rows: int, count: 
 
         def recall_at(effort: int) -> float:
             set_effort(effort)
-            return ask(1000)["recall_at_10"]
+            return ask(min(count, 1000))["recall_at_10"]
 
         for floor, effort in tune(recall_at).items():
             if effort is None:
