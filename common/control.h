@@ -45,7 +45,7 @@ enum ap_region_state { AP_REGION_ACTIVE, AP_REGION_READ_ONLY, AP_REGION_RETIRED 
 struct ap_control_region { uint64_t region_incarnation; enum ap_region_state state; };
 /* cut: positions of that region's streams (stream, lineage, topic, partition, mark, finished; owned). */
 struct ap_control_retirement { struct ap_region region; uint64_t region_incarnation; struct ap_position *cut; size_t count; };
-/* proven: the regions were equal without them; else what was in them may be gone. */
+/* proven: what was in them came by other records; else it may be gone. */
 struct ap_control_loss { struct ap_region origin; uint64_t stream; char topic[64]; int32_t partition; uint64_t first, last; bool proven; };
 struct ap_control_schema { uint64_t fingerprint; char *json; };
 /* What values of an indexed field count. */

@@ -54,5 +54,7 @@ int ap_position_decode(const void *key, size_t key_len, const void *value, size_
                        uint64_t *missing, struct ap_err *err);
 /* The i-th hole of a value that ap_position_decode has read; false: it has no more. */
 bool ap_position_hole(const void *value, size_t value_len, size_t i, struct ap_hole *out);
+/* The greatest number noted in such a value: what lies below it and in no hole was applied. */
+uint64_t ap_position_top(const void *value);
 
 #endif

@@ -143,3 +143,8 @@ bool ap_position_hole(const void *value, size_t value_len, size_t i, struct ap_h
     *out = (struct ap_hole){ap_le64(at), ap_le64(at + 8)};
     return true;
 }
+
+uint64_t ap_position_top(const void *value)
+{
+    return ap_le64((const uint8_t *)value + 50);
+}

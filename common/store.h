@@ -123,8 +123,8 @@ int ap_snapshot_scan(const struct ap_snapshot *s, uint64_t from, int (*fn)(void 
 /* Raw vector of the row at slot: borrowed, maybe unaligned; AP_ENOTFOUND (with err untouched) when there is none. */
 int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **vector, size_t *len);
 int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out, size_t *count, struct ap_err *err);
-/* Every run of missing records, until fn returns non-zero, which is returned. */
-int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole), void *arg, struct ap_err *err);
+/* Every run of missing records, until fn returns non-zero, which is returned. top: the greatest number known there. */
+int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole, uint64_t top), void *arg, struct ap_err *err);
 /* Changes whenever a control record was written. */
 uint64_t ap_snapshot_control_version(const struct ap_snapshot *s);
 int ap_snapshot_control(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_region *origin, const void *key, size_t key_len, const void *value, size_t value_len), void *arg, struct ap_err *err);

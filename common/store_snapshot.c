@@ -136,7 +136,7 @@ int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out,
     return bad;
 }
 
-int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole), void *arg, struct ap_err *err)
+int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole, uint64_t top), void *arg, struct ap_err *err)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
@@ -148,7 +148,7 @@ int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const st
     while (answer == 0 && (rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
         answer = ap_position_decode(key.mv_data, key.mv_size, value.mv_data, value.mv_size, &at, NULL, err);
         for (size_t i = 0; answer == 0 && ap_position_hole(value.mv_data, value.mv_size, i, &hole); i++)
-            answer = fn(arg, &at, &hole);
+            answer = fn(arg, &at, &hole, ap_position_top(value.mv_data));
     }
     mdb_cursor_close(cursor);
     return answer || rc == MDB_NOTFOUND ? answer : ap_store_fail(s->store, rc, "read its positions", err);

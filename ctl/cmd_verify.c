@@ -267,31 +267,76 @@ static int ask_holes(struct verify *v, struct ap_side sides[2], struct ap_holes 
             return rc;
         if (holes[side].records)
             fprintf(stderr, "antipode verify: %s is missing %llu records below newer ones%s\n", holes[side].region, (unsigned long long)holes[side].records,
-                    v->repair ? "; rows that differ are repaired without waiting for them" : ": --repair brings what was in them, and closes them");
+                    v->repair ? "; rows that differ are published again" : ": --repair brings what was in them, and closes them");
     }
     return 0;
 }
 
-/* After the rows; 1: some stay open. */
-static int close_holes(struct verify *v, struct ap_side sides[2], const struct ap_holes holes[2], bool equal, struct ap_err *err)
+/* Each row in which the two differ goes from the one that had the records to the one that misses them, and is waited for. */
+static int bring_collection(struct verify *v, struct ap_side sides[2], const char *collection, const struct ap_holes holes[2], struct ap_published published[2],
+                            struct ap_err *err)
+{
+    struct ap_compare_options options = v->options;
+    struct ap_comparison c;
+    options.all = true; /* behind a hole everything is under way */
+    int rc = ap_compare(v->fetcher, sides, collection, &options, &c, err);
+    if (rc == 0 && c.other_generation)
+        rc = ap_err_set(err, AP_ECONFLICT, AP_RETRY, "the two hold different generations of it");
+    for (int side = 0; side < 2 && rc == 0; side++)
+        if (holes[side].records)
+            rc = ap_mend_bring(v->fetcher, sides, collection, !side, &c, &published[side], err);
+    ap_comparison_fini(&c);
+    return rc ? ap_err_wrap(err, "%s", collection) : 0;
+}
+
+static int bring_rows(struct verify *v, struct ap_side sides[2], const struct ap_holes holes[2], struct ap_published published[2], struct ap_err *err)
+{
+    int rc = learn_collections(v, err); /* after the positions were asked: a record in a hole may be of a new one */
+    for (size_t i = 0; i < v->collection_count && rc == 0; i++)
+        rc = bring_collection(v, sides, v->collections[i], holes, published, err);
+    for (int side = 0; side < 2 && rc == 0; side++)
+        if (published[side].count)
+            rc = ap_holes_wait(v->fetcher, &sides[side], &holes[!side], &published[side], err);
+    return rc;
+}
+
+/* 1: some stay open. */
+static int close_holes(struct verify *v, struct ap_side sides[2], const struct ap_holes holes[2], const struct ap_published published[2], bool brought, struct ap_err *err)
 {
     int rc = 0, open = 0;
     for (int side = 0; side < 2 && rc == 0; side++) {
         struct ap_holes_closed done;
         if (!holes[side].records)
             continue;
-        rc = ap_holes_close(v->fetcher, &sides[side], &holes[!side], equal, v->accept_loss, &done, err);
-        json_array_append_new(v->holes, json_pack("{s:s,s:I,s:I,s:I}", "region", sides[side].region, "proven", (json_int_t)done.proven, "accepted",
-                                                  (json_int_t)done.accepted, "open", (json_int_t)done.open));
+        rc = ap_holes_close(v->fetcher, &sides[side], &holes[!side], brought, v->accept_loss, &done, err);
+        json_array_append_new(v->holes, json_pack("{s:s,s:I,s:I,s:I,s:I}", "region", sides[side].region, "proven", (json_int_t)done.proven, "accepted",
+                                                  (json_int_t)done.accepted, "open", (json_int_t)done.open, "rows", (json_int_t)published[side].rows));
         if (!v->json && rc == 0)
-            printf("%s: %llu missing records closed, their effect is there (equal with %s); %llu accepted as lost; %llu open\n", sides[side].region,
-                   (unsigned long long)done.proven, sides[!side].region, (unsigned long long)done.accepted, (unsigned long long)done.open);
+            printf("%s: %llu missing records closed, their effect is there (%llu rows were published again by %s); %llu accepted as lost; %llu open\n",
+                   sides[side].region, (unsigned long long)done.proven, (unsigned long long)published[side].rows, sides[!side].region,
+                   (unsigned long long)done.accepted, (unsigned long long)done.open);
         if (done.open && rc == 0)
             fprintf(stderr, "antipode verify: %s still waits for %llu records: compare it with a region that has them, or give them up with --accept-loss\n",
                     sides[side].region, (unsigned long long)done.open);
         open |= done.open != 0;
     }
     return rc ? rc : open;
+}
+
+/* Before anything else, because behind a hole nothing can be told from a write under way. 1: some stay open, or it could not be tried. */
+static int mend_holes(struct verify *v, struct ap_side sides[2], const struct ap_holes holes[2])
+{
+    struct ap_published published[2] = {{0}};
+    struct ap_err err = {0};
+    int rc = v->chosen ? 0 : bring_rows(v, sides, holes, published, &err);
+    if (rc < 0)
+        fprintf(stderr, "antipode verify: %s\n", err.msg);
+    int open = close_holes(v, sides, holes, published, rc == 0 && !v->chosen, &err);
+    if (open < 0)
+        fprintf(stderr, "antipode verify: %s\n", err.msg);
+    ap_published_fini(&published[0]);
+    ap_published_fini(&published[1]);
+    return rc || open;
 }
 
 static int pair(struct verify *v, const struct ap_side *a, const struct ap_side *b, json_t *report)
@@ -305,7 +350,11 @@ static int pair(struct verify *v, const struct ap_side *a, const struct ap_side 
         fprintf(stderr, "antipode verify: %s\n", err.msg);
         worst = 1;
     }
-    v->options.all = all || (v->repair && (holes[0].records || holes[1].records));
+    if (v->repair && (holes[0].records || holes[1].records)) {
+        int open = v->dry_run || mend_holes(v, sides, holes);
+        v->options.all = all || open; /* of what stays open, at least the rows */
+        worst |= open && !v->dry_run;
+    }
     for (size_t i = 0; i < v->collection_count; i++) {
         int rc = one(v, sides, v->collections[i], report, &err);
         if (rc < 0)
@@ -313,12 +362,6 @@ static int pair(struct verify *v, const struct ap_side *a, const struct ap_side 
         worst |= rc != 0;
     }
     v->options.all = all;
-    if (v->repair && !v->dry_run && (holes[0].records || holes[1].records)) {
-        int rc = close_holes(v, sides, holes, !worst && !v->chosen, &err);
-        if (rc < 0)
-            fprintf(stderr, "antipode verify: %s\n", err.msg);
-        worst |= rc != 0;
-    }
     ap_holes_fini(&holes[0]);
     ap_holes_fini(&holes[1]);
     ap_sides_close(v->fetcher, sides);

@@ -73,6 +73,86 @@ void ap_holes_fini(struct ap_holes *h)
     *h = (struct ap_holes){0};
 }
 
+/* --- what was published to one side --- */
+
+int ap_published_add(struct ap_published *p, const struct ap_fetch *answered, struct ap_err *err)
+{
+    json_t *result = ap_fetch_result(answered);
+    const char *text = text_of(result, "token");
+    struct ap_token token = {0};
+    int rc = ap_token_parse(text, strlen(text), &token, err);
+    json_decref(result);
+    if (rc)
+        return ap_err_set(err, AP_EIO, AP_FATAL, "%s: an answer without a token", answered->url);
+    p->list = reallocarray(p->list, p->count + 1, sizeof *p->list);
+    if (!p->list)
+        abort();
+    p->list[p->count++] = token;
+    return 0;
+}
+
+void ap_published_fini(struct ap_published *p)
+{
+    for (size_t i = 0; i < p->count; i++)
+        ap_token_fini(&p->list[i]);
+    free(p->list);
+    *p = (struct ap_published){0};
+}
+
+/* All numbers above after, up to the last; where holes lie below, the mark does not say. */
+static bool applied_above(const struct ap_holes *now, const struct ap_position *of, uint64_t after, uint64_t last)
+{
+    bool known = false;
+    json_t *hole;
+    size_t i;
+    if (ap_positions_shown(now->positions, now->position_count, of) >= last)
+        return true;
+    if (now->more) /* some of the holes are not listed */
+        return false;
+    json_array_foreach(now->list, i, hole) {
+        if (strtoull(text_of(hole, "stream"), NULL, 16) != of->stream || json_integer_value(json_object_get(hole, "partition")) != of->partition ||
+            strcmp(text_of(hole, "topic"), of->topic) != 0)
+            continue;
+        known = (uint64_t)json_integer_value(json_object_get(hole, "top")) >= last;
+        if ((uint64_t)json_integer_value(json_object_get(hole, "last")) > after && (uint64_t)json_integer_value(json_object_get(hole, "first")) <= last)
+            return false;
+    }
+    return known;
+}
+
+static bool all_applied(const struct ap_holes *now, const struct ap_holes *publisher, const struct ap_published *p)
+{
+    for (size_t i = 0; i < p->count; i++)
+        for (size_t k = 0; k < p->list[i].count; k++) {
+            const struct ap_token *t = &p->list[i];
+            struct ap_position of = {.stream = t->stream, .lineage = t->lineage, .partition = t->entries[k].partition};
+            snprintf(of.topic, sizeof of.topic, "%s", t->entries[k].topic);
+            uint64_t after = ap_positions_shown(publisher->positions, publisher->position_count, &of);
+            if (!applied_above(now, &of, after, t->entries[k].seq))
+                return false;
+        }
+    return true;
+}
+
+int ap_holes_wait(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *publisher, const struct ap_published *p, struct ap_err *err)
+{
+    int64_t until = ap_mono_ms() + WAIT_MS;
+    for (;;) {
+        struct ap_holes now;
+        int rc = ap_holes_ask(f, side, &now, err);
+        bool done = rc == 0 && all_applied(&now, publisher, p);
+        ap_holes_fini(&now);
+        if (rc || done)
+            return rc;
+        if (ap_mono_ms() > until)
+            return ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "%s does not apply the %llu rows that %s has published for it: is its consumer or its mirror behind?",
+                              side->region, (unsigned long long)p->rows, publisher->region);
+        nanosleep(&(struct timespec){0, LOOK_MS * 1000000L}, NULL);
+    }
+}
+
+/* --- closing --- */
+
 static int post(struct ap_fetcher *f, const struct ap_side *side, json_t *losses, bool proven, struct ap_err *err)
 {
     if (!json_array_size(losses))
@@ -125,7 +205,7 @@ static int wait_closed(struct ap_fetcher *f, const struct ap_side *side, const j
 }
 
 /* Close what can be closed of mine, and count it in *out. 1: something was; 0: nothing could be. */
-static int close_some(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *mine, const struct ap_holes *other, bool equal, bool accept,
+static int close_some(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *mine, const struct ap_holes *other, bool brought, bool accept,
                       struct ap_holes_closed *out, struct ap_err *err)
 {
     json_t *hole, *told = json_object(), *parts[2] = {json_array(), json_array()};
@@ -134,13 +214,14 @@ static int close_some(struct ap_fetcher *f, const struct ap_side *side, const st
     size_t i;
     int rc = 0;
     json_array_foreach(mine->list, i, hole) {
-        bool sure = equal && has(other, hole);
+        bool sure = brought && has(other, hole);
         if (rc || (!sure && !accept))
             continue;
         records[sure] += records_of(hole);
         json_object_set(told, place(hole, at), json_object_get(hole, "last")); /* they come in order */
         json_t *loss = json_copy(hole);
         json_object_del(loss, "lineage"); /* nothing the producer is told */
+        json_object_del(loss, "top");
         json_array_append_new(parts[sure], loss);
         if (json_array_size(parts[sure]) == AT_ONCE)
             rc = post(f, side, parts[sure], sure, err);
@@ -160,7 +241,7 @@ static int close_some(struct ap_fetcher *f, const struct ap_side *side, const st
     return rc ? rc : any;
 }
 
-int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool equal, bool accept,
+int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *other, bool brought, bool accept,
                    struct ap_holes_closed *out, struct ap_err *err)
 {
     *out = (struct ap_holes_closed){0};
@@ -169,7 +250,7 @@ int ap_holes_close(struct ap_fetcher *f, const struct ap_side *side, const struc
         int rc = ap_holes_ask(f, side, &mine, err);
         if (rc == 0) {
             out->open = mine.records;
-            rc = round < ROUNDS ? close_some(f, side, &mine, other, equal, accept && round == 0, out, err) : 0;
+            rc = round < ROUNDS ? close_some(f, side, &mine, other, brought, accept && round == 0, out, err) : 0;
         }
         ap_holes_fini(&mine);
         if (rc <= 0)

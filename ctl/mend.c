@@ -8,7 +8,7 @@
 #include "common/row.h"
 #include "common/timeutil.h"
 
-enum { IDS_AT_ONCE = 1000, BODY_BYTES = 4 << 20, ROUNDS = 3, WAIT_MS = 15000, LOOK_MS = 200 };
+enum { IDS_AT_ONCE = 1000, BODY_BYTES = 4 << 20, ROUNDS = 3, WAIT_MS = 15000, LOOK_MS = 200, DAMAGED = 4 };
 
 /* Which sides publish their row: bit 0 and 1. delete: the row is ended instead. */
 static unsigned plan(const struct ap_difference *d, int round, bool *delete)
@@ -46,20 +46,25 @@ struct ap_mended ap_mend_plan(const struct ap_comparison *c)
     return m;
 }
 
-static int post(struct ap_fetcher *f, const struct ap_side *side, const char *collection, bool delete, struct ap_buf *rows, struct ap_err *err)
+/* published: takes the positions; NULL where nobody asks. */
+static int post(struct ap_fetcher *f, const struct ap_side *side, const char *collection, bool delete, struct ap_buf *rows, struct ap_published *published,
+                struct ap_err *err)
 {
     struct ap_fetch one = {.method = "POST", .body = rows->data, .len = rows->len};
     if (!rows->len)
         return 0;
-    snprintf(one.url, sizeof one.url, "%s/collections/%s/points/repair?timeout=30%s", side->indexers[0], collection, delete ? "&delete=true" : "");
+    snprintf(one.url, sizeof one.url, "%s/collections/%s/points/repair?level=local&timeout=30%s", side->indexers[0], collection, delete ? "&delete=true" : "");
     int rc = ap_fetcher_run(f, &one, 1, err);
+    if (rc == 0 && published)
+        rc = ap_published_add(published, &one, err);
     ap_fetch_fini(&one);
     ap_buf_clear(rows);
     return rc;
 }
 
 /* The rows of ids, from all workers, published. */
-static int publish(struct ap_fetcher *f, const struct ap_side *side, const char *collection, bool delete, const struct ap_buf *ids, struct ap_err *err)
+static int publish(struct ap_fetcher *f, const struct ap_side *side, const char *collection, bool delete, const struct ap_buf *ids, struct ap_published *published,
+                   struct ap_err *err)
 {
     struct ap_fetch asks[AP_SIDE_WORKERS];
     struct ap_buf rows = {0};
@@ -78,12 +83,12 @@ static int publish(struct ap_fetcher *f, const struct ap_side *side, const char 
                 ap_buf_append(&rows, p, 4 + (size_t)len);
             p += 4 + (size_t)len;
             if (rc == 0 && rows.len > BODY_BYTES)
-                rc = post(f, side, collection, delete, &rows, err);
+                rc = post(f, side, collection, delete, &rows, published, err);
         }
         ap_fetch_fini(&asks[i]);
     }
     if (rc == 0)
-        rc = post(f, side, collection, delete, &rows, err);
+        rc = post(f, side, collection, delete, &rows, published, err);
     ap_buf_free(&rows);
     return rc;
 }
@@ -102,7 +107,7 @@ static int publish_all(struct ap_fetcher *f, struct ap_side sides[2], const char
                     ++*counted;
                 }
                 if (ids.len == IDS_AT_ONCE * sizeof c->list[i].id.b || (i + 1 == c->count && ids.len)) {
-                    rc = publish(f, &sides[side], collection, what, &ids, err);
+                    rc = publish(f, &sides[side], collection, what, &ids, NULL, err);
                     ap_buf_clear(&ids);
                 }
             }
@@ -138,6 +143,30 @@ int ap_mend_rows(struct ap_fetcher *f, struct ap_side sides[2], const char *coll
     }
     if (rc == 0 && mendable(c, 0))
         rc = ap_err_set(err, AP_ETIMEOUT, AP_RETRY, "%llu rows still differ; is a consumer or a mirror behind?", (unsigned long long)mendable(c, 0));
+    return rc;
+}
+
+int ap_mend_bring(struct ap_fetcher *f, struct ap_side sides[2], const char *collection, int from, const struct ap_comparison *c,
+                  struct ap_published *out, struct ap_err *err)
+{
+    struct ap_buf ids = {0};
+    int rc = 0;
+    for (size_t i = 0; i < c->count && rc == 0; i++) {
+        const struct ap_difference *d = &c->list[i];
+        if (d->dropped || !d->there[from])
+            continue; /* of a point that it does not have, it had no record either */
+        if (d->rows[from].flags & DAMAGED)
+            rc = ap_err_set(err, AP_ECORRUPT, AP_FATAL, "a row of %s fails its checksum: it does not say what it had; --scrub --repair first", sides[from].region);
+        ap_buf_append(&ids, d->id.b, sizeof d->id.b);
+        out->rows++;
+        if (rc == 0 && ids.len == IDS_AT_ONCE * sizeof d->id.b) {
+            rc = publish(f, &sides[from], collection, false, &ids, out, err);
+            ap_buf_clear(&ids);
+        }
+    }
+    if (rc == 0 && ids.len)
+        rc = publish(f, &sides[from], collection, false, &ids, out, err);
+    ap_buf_free(&ids);
     return rc;
 }
 

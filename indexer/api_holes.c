@@ -12,7 +12,7 @@
 
 struct listing { json_t *holes; bool more; };
 
-static int list_hole(void *arg, const struct ap_position *at, const struct ap_hole *hole)
+static int list_hole(void *arg, const struct ap_position *at, const struct ap_hole *hole, uint64_t top)
 {
     struct listing *l = arg;
     char stream[17], lineage[17];
@@ -22,8 +22,8 @@ static int list_hole(void *arg, const struct ap_position *at, const struct ap_ho
     }
     snprintf(stream, sizeof stream, "%016llx", (unsigned long long)at->stream);
     snprintf(lineage, sizeof lineage, "%016llx", (unsigned long long)at->lineage);
-    json_array_append_new(l->holes, json_pack("{s:s,s:s,s:s,s:s,s:i,s:I,s:I}", "origin", at->region.name, "stream", stream, "lineage", lineage, "topic", at->topic,
-                                              "partition", (int)at->partition, "first", (json_int_t)hole->first, "last", (json_int_t)hole->last));
+    json_array_append_new(l->holes, json_pack("{s:s,s:s,s:s,s:s,s:i,s:I,s:I,s:I}", "origin", at->region.name, "stream", stream, "lineage", lineage, "topic", at->topic,
+                                              "partition", (int)at->partition, "first", (json_int_t)hole->first, "last", (json_int_t)hole->last, "top", (json_int_t)top));
     return 0;
 }
 

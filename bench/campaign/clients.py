@@ -81,16 +81,12 @@ class Client(threading.Thread):
         self.acked = 0            # points acknowledged
         self.failed = 0
         self.stopping = threading.Event()
-        self.resting = threading.Event()  # set from outside: begins nothing new
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
             due = time.monotonic()
             while not self.stopping.is_set():
-                if self.resting.is_set():
-                    self.stopping.wait(0.05)
-                    continue
                 self.random.choices(self.operations, self.weights)[0].perform(self)
                 due = max(due + self.random.expovariate(self.rate), time.monotonic() - 1)
                 self.stopping.wait(max(0.0, due - time.monotonic()))

@@ -67,17 +67,6 @@ class Ground:
         wait_until(lambda: self.check() or time.monotonic() >= end, seconds + 5, "the fault has been held")
         return seconds
 
-    @contextlib.contextmanager
-    def rest(self):
-        """No client begins anything."""
-        for c in self.crew:
-            c.resting.set()
-        try:
-            yield
-        finally:
-            for c in self.crew:
-                c.resting.clear()
-
     def distances(self) -> dict:
         """New one-way delays, each way of each line its own."""
         out = {}
@@ -366,8 +355,7 @@ def truncated_topic(ground: Ground) -> dict:
         return missing() == 0
 
     try:
-        with ground.rest():  # holes are closed where regions are found equal, which hot points never are while they are written
-            wait_until(repaired, READY_S, f"the holes in {source.name}'s streams are closed", every_s=0.5)
+        wait_until(repaired, READY_S, f"the holes in {source.name}'s streams are closed", every_s=0.5)
     except Late as e:
         said = f"{runs[-1].stdout[-2000:]}{runs[-1].stderr[-2000:]}" if runs else ""
         raise RuntimeError(f"{e}\n{said}") from e
