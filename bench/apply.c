@@ -247,7 +247,7 @@ int main(int argc, char **argv)
     b.stream = ap_incarnation_new(ap_wall_ms());
     snprintf(b.topic, sizeof b.topic, "vec-apply-%llx", (unsigned long long)ap_wall_ms());
     b.property = (struct ap_kafka_property){(char *)"bootstrap.servers", (char *)(uintptr_t)b.brokers};
-    b.extra = (struct ap_config_extra){&b.property, 1};
+    b.extra = (struct ap_config_extra){.kafka = &b.property, .kafka_count = 1};
     publish(&b, mock);
     apply(&b, mock);
     return 0;

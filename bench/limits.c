@@ -52,7 +52,7 @@ static double publish_all(const char *brokers, const char *topic, size_t rows, c
 {
     struct ap_err err = {0};
     struct ap_kafka_property property = { (char *)"bootstrap.servers", (char *)brokers };
-    struct ap_config_extra extra = { &property, 1 };
+    struct ap_config_extra extra = {.kafka = &property, .kafka_count = 1};
     rd_kafka_t *rk = ap_kafka_producer(&extra, "antipode-bench", on_delivery, NULL, &err);
     int32_t partitions = 0;
     if (!rk || ap_kafka_partitions(rk, topic, 10000, &partitions, &err) != 0)

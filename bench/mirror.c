@@ -28,7 +28,7 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaqu
 static struct ap_config_extra extra_of(struct ap_kafka_property *property, const char *brokers)
 {
     *property = (struct ap_kafka_property){(char *)"bootstrap.servers", (char *)brokers};
-    return (struct ap_config_extra){property, 1};
+    return (struct ap_config_extra){.kafka = property, .kafka_count = 1};
 }
 
 /* Reads what is published from now on. */

@@ -70,12 +70,37 @@ static bool within(const struct ap_option *opt, double value)
     return opt->min >= opt->max || (value >= opt->min && value <= opt->max);
 }
 
+static void note_source(struct ap_config_extra *extra, const char *key, const char *where)
+{
+    extra->sources = must_alloc(realloc(extra->sources, (extra->source_count + 1) * sizeof *extra->sources));
+    extra->sources[extra->source_count++] = (struct ap_config_source){key, must_alloc(strdup(where))};
+}
+
+static void free_sources(struct ap_config_extra *extra)
+{
+    for (size_t i = 0; i < extra->source_count; i++)
+        free(extra->sources[i].where);
+    free(extra->sources);
+    extra->sources = NULL;
+    extra->source_count = 0;
+}
+
+int ap_config_blame(const struct ap_config_extra *extra, struct ap_err *err)
+{
+    size_t len = strcspn(err->msg, ":");
+    for (size_t i = extra->source_count; i-- > 0;)
+        if (strlen(extra->sources[i].key) == len && memcmp(extra->sources[i].key, err->msg, len) == 0)
+            return ap_err_wrap(err, "%s", extra->sources[i].where);
+    return err->code;
+}
+
 static int assign(const struct loader *l, const struct ap_option *opt, const char *text, const char *source,
                   struct ap_err *err)
 {
     char *field = l->config + opt->offset;
     char *end;
     errno = 0;
+    note_source(l->extra, opt->key, source);
     switch (opt->type) {
     case AP_OPT_STRING: {
         char *copy = must_alloc(strdup(text));
@@ -338,6 +363,7 @@ static void set_defaults(const struct loader *l)
             abort(); /* the program's own table is wrong */
         }
     }
+    free_sources(l->extra); /* a default was set nowhere */
 }
 
 static int check_required(const struct loader *l, struct ap_err *err)
@@ -426,5 +452,6 @@ void ap_config_free(const struct ap_option *options, void *config, struct ap_con
         free(extra->kafka[i].value);
     }
     free(extra->kafka);
+    free_sources(extra);
     *extra = (struct ap_config_extra){0};
 }

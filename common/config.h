@@ -28,9 +28,13 @@ struct ap_option {
 
 struct ap_kafka_property { char *key, *value; }; /* key without "kafka." */
 
+struct ap_config_source { const char *key; char *where; }; /* "file:line", "flag --key", "environment variable NAME" */
+
 struct ap_config_extra {
     struct ap_kafka_property *kafka;
     size_t kafka_count;
+    struct ap_config_source *sources; /* of the options that were set, the last one counts; ours */
+    size_t source_count;
 };
 
 /* Fill *config (zeroed by the caller) and *extra from argv, environment and the file named by --config.
@@ -42,6 +46,9 @@ int ap_config_load(const struct ap_option *options, void *config, struct ap_conf
  * options. For tests and fuzzing, and for checking a file before it is used. */
 int ap_config_parse(const struct ap_option *options, void *config, struct ap_config_extra *extra, const char *name,
                     const char *text, size_t len, struct ap_err *err);
+/* For checks across options: err's message begins with a key and a colon ("regions: ..."); puts where that key was set before it,
+ * if it was. Returns err's code. */
+int ap_config_blame(const struct ap_config_extra *extra, struct ap_err *err);
 /* Safe on what a failed load left behind, and twice. */
 void ap_config_free(const struct ap_option *options, void *config, struct ap_config_extra *extra);
 

@@ -43,8 +43,8 @@ static void block_signals(struct daemon *d)
 static int load(struct daemon *d, int argc, char **argv, struct ap_err *err)
 {
     int rc = ap_config_load(ap_consumer_options, &d->settings, &d->extra, argc, argv, err);
-    if (!rc)
-        rc = ap_consumer_settings_check(&d->settings, err);
+    if (!rc && (rc = ap_consumer_settings_check(&d->settings, err)) != 0)
+        ap_config_blame(&d->extra, err);
     return rc;
 }
 

@@ -209,7 +209,7 @@ static int open_all(struct cat *c, struct ap_err *err)
     char servers[] = "bootstrap.servers", client_id[64];
     size_t n = c->property_count;
     c->properties[n] = (struct ap_kafka_property){servers, (char *)(uintptr_t)c->brokers}; /* only read */
-    struct ap_config_extra extra = {c->properties, n + 1};
+    struct ap_config_extra extra = {.kafka = c->properties, .kafka_count = n + 1};
     snprintf(client_id, sizeof client_id, "antipode-cat-%d", (int)getpid());
     ap_log_init("cat", AP_LOG_WARN, NULL, NULL);
     int rc = ap_schemas_new(&c->schemas, err);

@@ -175,7 +175,7 @@ static int publish(struct dlq *d, struct ap_letter *letter, struct ap_err *err)
         rc = ap_err_set(err, AP_ENOTFOUND, AP_POISON, "its collection %s is deleted, or not known in this region", id);
     if (rc == 0 && !d->dry_run) {
         struct ap_fetch one = {.method = "POST", .body = row.data, .len = row.len};
-        snprintf(one.url, sizeof one.url, "%s/collections/%s/points/repair", d->targets.list[0].url, name);
+        snprintf(one.url, sizeof one.url, "%s/collections/%s/points/repair?level=local", d->targets.list[0].url, name);
         rc = ap_fetcher_run(d->fetcher, &one, 1, err);
         ap_fetch_fini(&one);
         if (rc == 0)
@@ -243,7 +243,7 @@ static int open_all(struct dlq *d, struct ap_err *err)
     static char servers[] = "bootstrap.servers"; /* the letters keep a reference */
     size_t n = d->property_count;
     d->properties[n] = (struct ap_kafka_property){servers, (char *)(uintptr_t)d->brokers}; /* only read */
-    struct ap_config_extra extra = {d->properties, n + 1};
+    struct ap_config_extra extra = {.kafka = d->properties, .kafka_count = n + 1};
     ap_log_init("dlq", AP_LOG_WARN, NULL, NULL);
     d->fetcher = ap_fetcher_new(TIMEOUT_MS);
     int rc = ap_schemas_new(&d->schemas, err);

@@ -217,6 +217,8 @@ static void answer(struct run *run)
     const char *missing = ap_write_reply_header(&run->reply, "X-Antipode-Missing");
     const char *waited = run->late ? "wait_timeout" : run->wait.here || run->wait.ask ? "completed" : "acknowledged";
     json_object_update(result, json_object_get(root, "result"));
+    if (run->wait.unsaid && !run->late && json_is_string(json_object_get(result, "status")))
+        waited = json_string_value(json_object_get(json_object_get(root, "result"), "status")); /* by its write_level, of every page */
     json_object_set_new(result, "status", json_string(waited));
     json_object_set_new(result, "token", give_token(run));
     json_object_set_new(result, "points", json_integer((json_int_t)run->done));

@@ -10,7 +10,7 @@ static const struct ap_option options[] = {
     {"store.path", AP_OPT_STRING, AT(store_path), NULL, 0, 0, true, "folder of the store that antipode-consumer writes; waited for until it is there"},
     {"store.map_bytes", AP_OPT_INT, AT(store_map_bytes), "68719476736", 1048576, 1e15, false, "upper bound of the store's file, in bytes; the consumer's value or more"},
     {"worker", AP_OPT_INT, AT(worker), "0", 0, 1023, false, "number of the consumer's worker whose store this is"},
-    {"workers", AP_OPT_INT, AT(workers), "1", 1, 1024, false, "consumer workers of this region"},
+    {"workers", AP_OPT_INT, AT(workers), "1", 1, 1024, false, "consumer workers of this region; 1, because an indexer reads one store"},
     {"index.path", AP_OPT_STRING, AT(index_path), NULL, 0, 0, true, "folder of the sealed segments, made when missing; may be thrown away"},
     {"index.hot_rows", AP_OPT_INT, AT(hot_rows), "8192", 16, 16777216, false, "a hot segment is sealed at this many rows"},
     {"index.merge_fan", AP_OPT_INT, AT(merge_fan), "4", 2, 64, false, "so many sealed segments of about one size become one"},
@@ -79,10 +79,15 @@ static int check(struct ap_indexer_config *c, struct ap_err *err)
         rc = ap_peers_parse(&c->peers, &c->region, c->regions_text, c->peers_text, c->producer_url, err);
     if (!rc)
         rc = ap_peers_parse_some(&c->compare, &c->region, c->regions_text, "compare.peers", c->compare_text, err);
+    if (!rc && c->workers > 1) /* its watermark and its answers would speak of some partitions as if they were all */
+        rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "workers: %lld: an indexer serves all partitions of its region from one consumer's store; several are not supported here",
+                        (long long)c->workers);
     if (!rc && c->worker >= c->workers)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "worker: %lld of %lld workers; they count from 0", (long long)c->worker, (long long)c->workers);
-    if (rc)
+    if (rc) {
+        ap_config_blame(&c->extra, err);
         ap_indexer_config_free(c);
+    }
     return rc;
 }
 

@@ -54,7 +54,7 @@ int ap_read_level_parse(const char *level, const char *max_ms, const char *max_s
 int ap_write_wait_parse(const char *level, const char *wait, struct ap_write_wait *out, struct ap_err *err)
 {
     bool waits = wait && !strcmp(wait, "true");
-    *out = (struct ap_write_wait){.here = waits};
+    *out = (struct ap_write_wait){.here = waits, .unsaid = !level && !wait};
     if (wait && !waits && strcmp(wait, "false"))
         return ap_err_set(err, AP_EINVAL, AP_POISON, "wait=%.40s is neither true nor false", wait);
     if (!level)
@@ -84,7 +84,10 @@ char *ap_write_wait_query(const char *query, const struct ap_write_wait *wait)
             ap_buf_printf(&out, "%.*s&", (int)n, p);
         p += n + (p[n] == '&');
     }
-    ap_buf_printf(&out, wait->ask ? "level=%s" : "wait=false", wait->ask);
+    if (wait->unsaid)
+        out.len -= out.len > 0; /* the last & */
+    else
+        ap_buf_printf(&out, wait->ask ? "level=%s" : "wait=false", wait->ask);
     ap_buf_append(&out, "", 1);
     return (char *)out.data;
 }

@@ -12,7 +12,7 @@ const char *ap_read_level_name(enum ap_read_level level);
 int ap_read_level_parse(const char *level, const char *max_ms, const char *max_seconds, bool token, enum ap_read_level *out, int64_t *max_ns, struct ap_err *err);
 
 /* Who waits for a write: nobody; this process, until its index covers it; the producer, for a quorum or all regions. */
-struct ap_write_wait { bool here; const char *ask; /* "quorum", "all", or NULL */ };
+struct ap_write_wait { bool here; bool unsaid; /* as the producer's write_level says */ const char *ask; /* "quorum", "all", or NULL */ };
 /* level and wait as given. AP_EINVAL. */
 int ap_write_wait_parse(const char *level, const char *wait, struct ap_write_wait *out, struct ap_err *err);
 /* The query string for the producer: as it came, but for what it says about waiting. Caller frees. */

@@ -17,12 +17,12 @@ static int read_wait(const char *text, bool *out, struct ap_err *err)
     return 0;
 }
 
-int ap_write_level_parse(const char *level, const char *wait, size_t others, enum ap_write_level *out, struct ap_err *err)
+int ap_write_level_parse(const char *level, const char *wait, size_t others, enum ap_write_level fallback, enum ap_write_level *out, struct ap_err *err)
 {
     bool waits;
     size_t i = 0;
     int rc = read_wait(wait, &waits, err);
-    *out = waits ? AP_LEVEL_VISIBLE : AP_LEVEL_LOCAL;
+    *out = waits ? AP_LEVEL_VISIBLE : wait ? AP_LEVEL_LOCAL : fallback;
     if (rc || !level)
         return rc;
     while (i < AP_LEVELS && strcmp(level, names[i]) != 0)

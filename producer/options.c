@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "producer/levels.h"
 
 #define AT(field) offsetof(struct ap_producer_config, field)
 
@@ -31,6 +32,7 @@ static const struct ap_option options[] = {
     {"codec.train_rows", AP_OPT_INT, AT(train_rows), "0", 0, 100000000, false, "vectors a codec is trained on; 0: as many as it needs to be good"},
     {"codec.train_wait_ms", AP_OPT_INT, AT(train_wait_ms), "5000", 0, 86400000, false, "milliseconds without new vectors after which fewer, if enough, will do"},
     {"codec.train_threads", AP_OPT_INT, AT(train_threads), "1", 1, 256, false, "threads that train a codec, at low priority"},
+    {"write_level", AP_OPT_STRING, AT(write_level_text), "local", 0, 0, false, "level of writes that name none: local, visible, quorum or all"},
     {"spool.dir", AP_OPT_STRING, AT(spool_dir), "", 0, 0, false, "folder where writes are kept while Kafka is away, to be published when it is back; made when missing; default: none are kept"},
     {"spool.max_bytes", AP_OPT_INT, AT(spool_max_bytes), "1073741824", 65536, 1099511627776.0, false, "bytes of such writes on disk; beyond it writes get 503"},
     {"spool.after_ms", AP_OPT_INT, AT(spool_after_ms), "1000", 10, 3600000, false, "milliseconds without any acknowledgement after which Kafka counts as away"},
@@ -129,13 +131,27 @@ static int check_rejoin(struct ap_producer_config *config, struct ap_err *err)
     return 0;
 }
 
+/* A level that no write could reach stops the start, and not each write. */
+static int check_write_level(struct ap_producer_config *config, struct ap_err *err)
+{
+    enum ap_write_level level;
+    int rc = ap_write_level_parse(config->write_level_text, NULL, config->other_count, AP_LEVEL_LOCAL, &level, err);
+    config->write_level = (int)level;
+    if (rc == AP_EUNSUPPORTED)
+        return ap_err_set(err, AP_EINVAL, AP_FATAL, "write_level: %s is of several regions, and can never be reached: regions names no other than %s",
+                          config->write_level_text, config->region.name);
+    if (rc)
+        return ap_err_set(err, AP_EINVAL, AP_FATAL, "write_level: \"%.32s\" is none of local, visible, quorum, all", config->write_level_text);
+    return 0;
+}
+
 static int derive(struct ap_producer_config *config, struct ap_err *err)
 {
     int rc = ap_region_parse(config->region_text ? config->region_text : "", config->region_text ? strlen(config->region_text) : 0, &config->region, err);
     if (rc)
         return ap_err_wrap(err, "region");
     if ((rc = split(config, config->regions_text, add_region, err)) || (rc = split(config, config->topics_text, add_topic, err)) ||
-        (rc = check_instance(config, err)) || (rc = check_rejoin(config, err)))
+        (rc = check_instance(config, err)) || (rc = check_rejoin(config, err)) || (rc = check_write_level(config, err)))
         return rc;
     if (config->topic_count == 0)
         return ap_err_set(err, AP_EINVAL, AP_FATAL, "topics: names no topic");
@@ -150,8 +166,10 @@ int ap_producer_config_load(struct ap_producer_config *config, int argc, char **
 {
     *config = (struct ap_producer_config){0};
     int rc = ap_config_load(options, config, &config->extra, argc, argv, err);
-    if (rc == 0 && (rc = derive(config, err)) != 0)
+    if (rc == 0 && (rc = derive(config, err)) != 0) {
+        ap_config_blame(&config->extra, err);
         ap_producer_config_free(config);
+    }
     return rc;
 }
 
@@ -159,8 +177,10 @@ int ap_producer_config_parse(struct ap_producer_config *config, const char *name
 {
     *config = (struct ap_producer_config){0};
     int rc = ap_config_parse(options, config, &config->extra, name, text, len, err);
-    if (rc == 0 && (rc = derive(config, err)) != 0)
+    if (rc == 0 && (rc = derive(config, err)) != 0) {
+        ap_config_blame(&config->extra, err);
         ap_producer_config_free(config);
+    }
     return rc;
 }
 

@@ -21,6 +21,7 @@ struct ap_producer_config {
     int64_t train_rows, train_wait_ms, train_threads;
     char *spool_dir;
     int64_t spool_max_bytes, spool_after_ms;
+    char *write_level_text;
     char *qdrant_version, *log_level, *log_file;
 
     struct ap_config_extra extra;
@@ -30,6 +31,7 @@ struct ap_producer_config {
     size_t other_count;
     char *topics[AP_TOPICS_MAX]; /* mutation topics; owned */
     size_t topic_count;
+    int write_level; /* enum ap_write_level, of writes that name none */
 };
 
 /* As ap_config_load; additionally checks what the table cannot. */

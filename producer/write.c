@@ -84,12 +84,13 @@ static int merge_tokens(struct ap_producer *p, const char *text, struct ap_err *
     return rc ? ap_err_wrap(err, TOKEN_HEADER) : 0;
 }
 
-int ap_write_options_read(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, struct ap_write_options *out, struct ap_err *err)
+static int read_options(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, enum ap_write_level fallback,
+                        struct ap_write_options *out, struct ap_err *err)
 {
     const char *level = ap_http_query(req, "level");
     int64_t ms;
     *out = (struct ap_write_options){0};
-    int rc = ap_write_level_parse(level ? level : ap_http_header(req, LEVEL_HEADER), ap_http_query(req, "wait"), p->config->other_count, &out->level, err);
+    int rc = ap_write_level_parse(level ? level : ap_http_header(req, LEVEL_HEADER), ap_http_query(req, "wait"), p->config->other_count, fallback, &out->level, err);
     if (rc == 0)
         rc = check_names(ap_http_query_string(req), also, err);
     if (rc == 0)
@@ -104,9 +105,14 @@ int ap_write_options_read(const struct ap_http_request *req, struct ap_producer 
     return merge_tokens(p, ap_http_header(req, TOKEN_HEADER), err);
 }
 
+int ap_write_options_read(const struct ap_http_request *req, struct ap_producer *p, const char *const *also, struct ap_write_options *out, struct ap_err *err)
+{
+    return read_options(req, p, also, (enum ap_write_level)p->config->write_level, out, err);
+}
+
 int ap_write_definition_options_read(const struct ap_http_request *req, struct ap_producer *p, struct ap_write_options *out, struct ap_err *err)
 {
-    int rc = ap_write_options_read(req, p, NULL, out, err);
+    int rc = read_options(req, p, NULL, AP_LEVEL_LOCAL, out, err);
     if (rc == 0 && out->level >= AP_LEVEL_QUORUM)
         rc = ap_err_set(err, AP_EUNSUPPORTED, AP_POISON, "level=%s is not supported here: only writes of points wait for other regions", ap_write_level_name(out->level));
     return rc;

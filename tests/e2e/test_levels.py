@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import threading
 import time
 
 import pytest
+from harness import paths
 from harness.api import Api, ApiError
 from harness.region import World
 from harness.wait import wait_until
@@ -104,6 +106,35 @@ def test_a_write_says_who_is_missing(world, level):
     world.delay.heal("eu")
     wait_until(lambda: read(us, 20) == level, 60, "the write arrives after all")
     assert write(eu, 20, "after", f"?level={level}&timeout=60")["status"] == "completed"
+
+
+def test_a_region_may_have_another_default(world):
+    us = world["us"]
+    us.producer.stop()
+    us.producer.start(write_level="quorum").wait_ready()
+    try:
+        for url in (us.indexer.url, us.producer.url):
+            api = Api(url)
+            body = {"points": [{"id": 70, "vector": [1.0, 70.0]}]}
+            assert api.put(POINTS, body)["status"] == "completed", "a quorum of two is both"
+            assert api.put(POINTS + "?wait=false", body)["status"] == "acknowledged", "who says, gets what he says"
+        by_filter = Api(us.indexer.url).post(POINTS + "/payload", {"filter": {"must": [{"has_id": [70]}]}, "payload": {"mark": "default"}})
+        assert by_filter["status"] == "completed" and read(world["eu"], 70) == "default"
+        Api(us.indexer.url).put("/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})  # of a definition no region is waited for
+        world.delay.part("us")
+        assert write(us, 70, "cut", "?timeout=1")["missing"] == "eu"
+    finally:
+        world.delay.heal()
+        del us.producer.overrides["write_level"]
+        us.producer.stop()
+        us.producer.start().wait_ready()
+
+
+def test_a_level_that_cannot_be_reached_stops_the_start(world, tmp_path):
+    config = tmp_path / "producer.conf"
+    config.write_text("region = eu\nkafka.bootstrap.servers = 127.0.0.1:1\n\nwrite_level = quorum\n")
+    done = subprocess.run([paths.binary("antipode-producer"), "--config", config], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and f"{config}:4: write_level: quorum" in done.stderr, done
 
 
 def test_what_contradicts_itself_is_refused(world):

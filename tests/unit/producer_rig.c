@@ -152,7 +152,7 @@ static int by_place(const void *x, const void *y)
 struct life_records life_read(const char *topic)
 {
     struct ap_kafka_property property = {text("bootstrap.servers"), servers};
-    struct ap_config_extra extra = {&property, 1};
+    struct ap_config_extra extra = {.kafka = &property, .kafka_count = 1};
     struct reading reading = {.raw = strcmp(topic, AP_TOPIC_RAW) == 0};
     struct ap_follower *f;
     struct ap_err err = {0};

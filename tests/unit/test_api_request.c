@@ -325,7 +325,8 @@ START_TEST(configuration)
     static const struct { const char *text, *says; } bad[] = {
         {"region = US\n", "region"}, {"region = us\nregions = eu,ap\n", "does not list"}, {"region = us\nregions = us,,eu\n", "regions"},
         {"region = us\nproducer.url = 127.0.0.1:8101\n", "producer.url"}, {"region = us\nproducer.url = http://x/\n", "producer.url"},
-        {"region = us\nworker = 1\n", "worker"}, {"region = us\nwatermark.interval_ms = 9\n", "watermark.interval_ms"},
+        {"region = us\nworker = 1\n", "worker"}, {"region = us\n\nregions = eu,ap\n", "test.conf:3: regions: "}, {"region = us\nworkers = 2\n", "test.conf:2: workers: "},
+        {"region = us\nwatermark.interval_ms = 9\n", "watermark.interval_ms"},
         {"region = us\nmax_limit = 0\n", "max_limit"}, {"region = us\nno.such = 1\n", "no.such"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

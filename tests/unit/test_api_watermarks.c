@@ -47,7 +47,7 @@ static void setup(void)
     mock = rd_kafka_mock_cluster_new(host, 1);
     ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "vec-watermarks", 1, 1), 0);
     servers = (struct ap_kafka_property){strdup("bootstrap.servers"), strdup(rd_kafka_mock_cluster_bootstraps(mock))};
-    extra = (struct ap_config_extra){&servers, 1};
+    extra = (struct ap_config_extra){.kafka = &servers, .kafka_count = 1};
     reader = make_reader();
     struct ap_watermarks_options options = {.region = rig.region, .interval_ms = INTERVAL_MS, .busy_interval_ms = BUSY_MS, .kafka = &extra, .schemas = rig.schemas,
                                             .index = rig.index, .metrics = rig.metrics};
@@ -198,7 +198,7 @@ START_TEST(wrong_properties_are_refused_at_the_start)
 {
     struct ap_watermarks *other;
     struct ap_kafka_property bad = {(char *)(uintptr_t)"no.such.property", (char *)(uintptr_t)"1"};
-    struct ap_config_extra wrong = {&bad, 1};
+    struct ap_config_extra wrong = {.kafka = &bad, .kafka_count = 1};
     struct ap_watermarks_options options = {.region = rig.region, .interval_ms = INTERVAL_MS, .kafka = &wrong, .schemas = rig.schemas, .index = rig.index, .metrics = rig.metrics};
     struct ap_err err = {0};
     ck_assert_int_eq(ap_watermarks_start(&other, &options, &err), AP_EINVAL);

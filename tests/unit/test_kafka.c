@@ -17,7 +17,7 @@ static struct ap_config_extra *with(const char *key, const char *value)
 {
     properties[0] = (struct ap_kafka_property){ (char *)(uintptr_t)"bootstrap.servers", servers };
     properties[1] = (struct ap_kafka_property){ (char *)(uintptr_t)key, (char *)(uintptr_t)value };
-    extra = (struct ap_config_extra){ properties, key ? 2 : 1 };
+    extra = (struct ap_config_extra){.kafka = properties, .kafka_count = key ? 2 : 1};
     return &extra;
 }
 

@@ -2,6 +2,7 @@
 #include <check.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include "common/schema.h"
 #include "common/timeutil.h"
 #include "producer/levels.h"
@@ -20,8 +21,43 @@ START_TEST(words_are_read)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         enum ap_write_level level;
-        int rc = ap_write_level_parse(cases[i].level, cases[i].wait, cases[i].others, &level, NULL);
+        int rc = ap_write_level_parse(cases[i].level, cases[i].wait, cases[i].others, AP_LEVEL_LOCAL, &level, NULL);
         ck_assert_msg(rc == cases[i].rc && (rc || level == cases[i].out), "case %zu: %d, level %d", i, rc, level);
+    }
+}
+END_TEST
+
+START_TEST(a_write_that_names_no_level_has_the_configured_one)
+{
+    enum ap_write_level level;
+    ck_assert_int_eq(ap_write_level_parse(NULL, NULL, 2, AP_LEVEL_QUORUM, &level, NULL), 0);
+    ck_assert_int_eq(level, AP_LEVEL_QUORUM);
+    ck_assert_int_eq(ap_write_level_parse(NULL, "false", 2, AP_LEVEL_QUORUM, &level, NULL), 0);
+    ck_assert_int_eq(level, AP_LEVEL_LOCAL);
+    ck_assert_int_eq(ap_write_level_parse(NULL, "true", 2, AP_LEVEL_QUORUM, &level, NULL), 0);
+    ck_assert_int_eq(level, AP_LEVEL_VISIBLE);
+    ck_assert_int_eq(ap_write_level_parse("all", NULL, 2, AP_LEVEL_QUORUM, &level, NULL), 0);
+    ck_assert_int_eq(level, AP_LEVEL_ALL);
+}
+END_TEST
+
+START_TEST(a_level_that_cannot_be_reached_is_refused_where_it_is_set)
+{
+    static const struct { const char *text, *says; } cases[] = {
+        {"region = eu\n\nwrite_level = quorum\n", "here.conf:3: write_level: quorum is of several regions, and can never be reached: regions names no other than eu"},
+        {"region = eu\nregions = eu\nwrite_level = all\n", "here.conf:3: write_level: all is of several regions"},
+        {"region = eu\nregions = eu,us\nwrite_level = most\n", "here.conf:3: write_level: \"most\" is none of local, visible, quorum, all"},
+        {"region = eu\nregions = eu,us,us\n", "here.conf:2: regions: us is there twice"},
+        {"region = eu\nregions = eu,us\nwrite_level = quorum\n", NULL},
+        {"region = eu\nwrite_level = visible\n", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ap_producer_config c;
+        struct ap_err err = {0};
+        int rc = ap_producer_config_parse(&c, "here.conf", cases[i].text, strlen(cases[i].text), &err);
+        ck_assert_msg(rc == (cases[i].says ? AP_EINVAL : 0), "case %zu: %d %s", i, rc, err.msg);
+        ck_assert_msg(!cases[i].says || strncmp(err.msg, cases[i].says, strlen(cases[i].says)) == 0, "case %zu: %s", i, err.msg);
+        ap_producer_config_free(&c);
     }
 }
 END_TEST
@@ -183,6 +219,8 @@ int main(void)
     TCase *words = tcase_create("words"), *regions = tcase_create("regions"), *barriers = tcase_create("barriers");
     tcase_add_test(words, words_are_read);
     tcase_add_test(words, a_quorum_is_more_than_half);
+    tcase_add_test(words, a_write_that_names_no_level_has_the_configured_one);
+    tcase_add_test(words, a_level_that_cannot_be_reached_is_refused_where_it_is_set);
     tcase_add_checked_fixture(regions, setup, teardown);
     tcase_add_test(regions, regions_that_cover_are_counted);
     tcase_add_test(regions, another_regions_watermark_wakes);

@@ -32,7 +32,9 @@ END_TEST
 START_TEST(write_levels_are_split_between_here_and_the_producer)
 {
     static const struct { const char *level, *wait, *query; int rc; bool here; const char *asked; } cases[] = {
-        {NULL, NULL, "", 0, false, "wait=false"},
+        {NULL, NULL, "", 0, false, ""},
+        {NULL, NULL, "timeout=5&ordering=weak", 0, false, "timeout=5&ordering=weak"},
+        {NULL, "false", "wait=false", 0, false, "wait=false"},
         {NULL, "true", "wait=true&timeout=5", 0, true, "timeout=5&wait=false"},
         {"visible", NULL, "level=visible", 0, true, "wait=false"},
         {"local", "false", "a=1&level=local&wait=false&b=2", 0, false, "a=1&b=2&wait=false"},
