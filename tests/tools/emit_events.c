@@ -102,11 +102,13 @@ static void emit_mutation(uint64_t shape)
 /* fields: those of the kind's own record, under its name; the others are null. */
 static void emit_control(const struct ap_schemas *schemas, const struct ap_control *c, const char *kind, const char *name, json_t *own)
 {
-    static const char *const all[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema" };
+    static const char *const all[] = { "collection", "codec", "codec_use", "incarnation", "region_state", "schema", "index", "retirement", "loss" };
+    /* The oldest version of the schema that has the kind. */
+    size_t known = c->kind <= AP_CONTROL_SCHEMA ? 6 : c->kind == AP_CONTROL_INDEX ? 7 : 9;
     struct ap_buf value = {0}, key = {0};
     struct ap_err err;
     json_t *fields = json_pack("{s:s, s:o, s:s, s:o}", "kind", kind, "hlc", longs(c->version.hlc), "region", c->version.region.name, "writer", longs(c->version.writer));
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    for (size_t i = 0; i < known; i++)
         json_object_set_new(fields, all[i], json_null());
     json_object_set_new(fields, name, own);
     if (ap_control_encode(schemas, c, &value, &err)) {
@@ -155,6 +157,35 @@ static void emit_controls(const struct ap_schemas *schemas)
     emit_control(schemas, &c, "SCHEMA", "schema", json_pack("{s:o, s:s}", "fingerprint", hex64(info->fingerprint), "json", info->json));
 }
 
+/* The kinds that came later: with what may be null there and not. */
+static void emit_newer_controls(const struct ap_schemas *schemas, bool full)
+{
+    struct ap_control c = { .kind = AP_CONTROL_INDEX, .version = { next() >> 2, { "ap" }, next() | 1 } };
+    char *options = full ? (char *)"{\"lowercase\":true,\"tokenizer\":\"word\"}" : NULL;
+    c.u.index = (struct ap_control_index){ next(), (char *)"a.b[].c", full ? AP_FIELD_TEXT : AP_FIELD_DATETIME, options, !full };
+    emit_control(schemas, &c, "INDEX", "index", json_pack("{s:o, s:s, s:s, s:s?, s:b}", "collection", hex64(c.u.index.collection), "field", "a.b[].c",
+        "type", full ? "TEXT" : "DATETIME", "options", options, "removed", !full));
+
+    struct ap_position cut[2];
+    json_t *list = json_array();
+    for (size_t i = 0; i < (full ? 2 : 0); i++) {
+        cut[i] = (struct ap_position){ .stream = next() | 1, .region = { "us" }, .topic = "vec-mutations", .partition = (int32_t)i, .mark = next() >> 1,
+                                       .lineage = next(), .finished = i % 2 };
+        json_array_append_new(list, json_pack("{s:o, s:o, s:s, s:i, s:o, s:b}", "stream", longs(cut[i].stream), "lineage", longs(cut[i].lineage),
+            "topic", "vec-mutations", "partition", (int)i, "mark", longs(cut[i].mark), "finished", (int)(i % 2)));
+    }
+    c.kind = AP_CONTROL_RETIREMENT;
+    c.u.retirement = (struct ap_control_retirement){ { "us" }, next(), cut, json_array_size(list) };
+    emit_control(schemas, &c, "RETIREMENT", "retirement", json_pack("{s:s, s:o, s:o}", "region", "us", "region_incarnation",
+        longs(c.u.retirement.region_incarnation), "cut", list));
+
+    c.kind = AP_CONTROL_LOSS;
+    c.u.loss = (struct ap_control_loss){ { "eu" }, next() | 1, "vec-other", 3, 1 + (next() >> 40), 0, full };
+    c.u.loss.last = c.u.loss.first + (next() >> 50);
+    emit_control(schemas, &c, "LOSS", "loss", json_pack("{s:s, s:o, s:s, s:i, s:o, s:o, s:b}", "origin", "eu", "stream", longs(c.u.loss.stream),
+        "topic", "vec-other", "partition", 3, "first", longs(c.u.loss.first), "last", longs(c.u.loss.last), "proven", (int)full));
+}
+
 static void emit_watermark(const struct ap_schemas *schemas, size_t count)
 {
     struct ap_position positions[3];
@@ -186,6 +217,8 @@ int main(int argc, char **argv)
     for (uint64_t shape = 0; shape < 256; shape++)
         emit_mutation(shape);
     emit_controls(schemas);
+    emit_newer_controls(schemas, true);
+    emit_newer_controls(schemas, false);
     for (size_t count = 0; count <= 3; count++)
         emit_watermark(schemas, count);
     ap_schemas_free(&schemas);
