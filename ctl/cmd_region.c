@@ -32,7 +32,7 @@ const char ap_help_region[] =
     "  --json              print JSON\n"
     "  -h, --help          this text\n"
     "\n"
-    "Exit code 0: done. 1: not done, or a producer does not answer. 2: usage.\n";
+    "Exit code 0: done. 1: not done, or a producer does not answer. 2: usage, or no such region.\n";
 
 enum { POLL_MS = 100, SAY_MS = 2000, SETTLE_MS = 15000 };
 
@@ -137,6 +137,8 @@ static int post(struct region *r, const char *url, const char *path, const char 
     struct ap_fetch one = {.method = "POST", .body = body, .len = strlen(body)};
     snprintf(one.url, sizeof one.url, "%s%s", url, path);
     int rc = ap_fetcher_run(r->fetcher, &one, 1, err);
+    if (rc && (one.status == 400 || one.status == 404))
+        rc = err->code = AP_EINVAL; /* of what was asked for, as the name of a region that is none */
     if (rc == 0 && result)
         *result = ap_fetch_result(&one);
     ap_fetch_fini(&one);
@@ -145,7 +147,7 @@ static int post(struct region *r, const char *url, const char *path, const char 
 
 static int no_producer(const struct region *r, struct ap_err *err)
 {
-    return ap_err_set(err, AP_ENOTFOUND, AP_FATAL, "no producer of region %s is among the targets", r->name);
+    return ap_err_set(err, AP_EINVAL, AP_FATAL, "no producer of region %s is among the targets", r->name);
 }
 
 static void pause_ms(int ms)
@@ -379,7 +381,7 @@ int ap_cmd_region(int argc, char **argv)
     struct ap_err err = {0};
     int rc = parse(&r, argc, argv, &err), code;
     if (rc) {
-        code = rc > 0 ? 0 : rc == AP_EINVAL ? 2 : 1;
+        code = rc > 0 ? 0 : 2;
         if (rc < 0)
             fprintf(stderr, "antipode region: %s\nTry: antipode region --help\n", err.msg);
         ap_targets_free(&r.targets);
@@ -391,7 +393,7 @@ int ap_cmd_region(int argc, char **argv)
     else {
         rc = !strcmp(r.verb, "drain") ? drain(&r, &err) : !strcmp(r.verb, "retire") ? retire(&r, &err)
              : change_mode(&r, !strcmp(r.verb, "read-only") ? "read-only" : "active", &err);
-        code = rc ? 1 : 0;
+        code = rc == AP_EINVAL ? 2 : rc ? 1 : 0;
         if (rc)
             fprintf(stderr, "antipode region: %s\n", err.msg);
     }

@@ -221,9 +221,9 @@ static int open_stream(struct ap_rows *r, struct ap_err *err)
     struct stat st;
     r->in = strcmp(r->path, "-") ? fopen(r->path, "re") : stdin;
     if (!r->in || fstat(fileno(r->in), &st) != 0)
-        return ap_err_set(err, AP_EIO, AP_FATAL, "%s: %s", r->path, strerror(errno));
+        return ap_err_set(err, errno == ENOENT || errno == ENOTDIR || errno == EACCES ? AP_EINVAL : AP_EIO, AP_FATAL, "%s: %s", r->path, strerror(errno));
     if (S_ISDIR(st.st_mode))
-        return ap_err_set(err, AP_EIO, AP_FATAL, "%s: is a folder", r->path);
+        return ap_err_set(err, AP_EINVAL, AP_FATAL, "%s: is a folder", r->path);
     r->regular = S_ISREG(st.st_mode) && r->in != stdin;
     r->bytes = r->regular ? (uint64_t)st.st_size : 0;
     setvbuf(r->in, NULL, _IOFBF, STREAM_BYTES);

@@ -23,7 +23,7 @@ struct ap_rows_options {
 struct ap_rows_place { uint64_t row; /* from 0; a line of text counts as one, blank or not */ uint64_t at; /* byte; lines only */ };
 struct ap_rows;
 
-/* AP_EINVAL: not such a file, or cut short; AP_EIO; AP_ENOTFOUND: the helper or what it needs is missing. */
+/* AP_EINVAL: no such file, not of this kind, or cut short; AP_EIO; AP_ENOTFOUND: the helper or what it needs is missing. */
 int ap_rows_open(struct ap_rows **out, const struct ap_rows_options *o, struct ap_err *err);
 void ap_rows_close(struct ap_rows **r);
 bool ap_rows_is_lines(const struct ap_rows *r);

@@ -161,7 +161,7 @@ def test_usage(eu, tmp_path):
     for more in ([], ["x.npy"], ["x.npy", "y.npy", "--collection", "c"], ["x.npy", "--collection", "a/b"], ["x.npy", "--collection", "c", "--url", "x"],
                  ["x.npy", "--collection", "c", "--limit", "0"], ["x.npy", "--collection", "c", "--codec", "PQ4"], ["--no-such"]):
         assert subprocess.run([paths.binary("antipode"), "load", *more], capture_output=True).returncode == 2, more
-    _, said = load(eu, tmp_path / "none.npy", "c", code=1)
+    _, said = load(eu, tmp_path / "none.npy", "c", code=2)
     assert "No such file" in said
 
 
