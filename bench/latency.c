@@ -1,18 +1,20 @@
 /* How long until a posted vector is searchable, at home and abroad.
  *
  *   bench_latency --producer URL --home URL --abroad URL --collection NAME --npy FILE [--rate 1000] [--seconds 10] [--clients 16]
- *                 [--level quorum]
+ *                 [--level quorum] [--session URL]
  *
  * Clients post one point a request, at the given rate together, each at its own due time. For each region a watcher asks
  * the indexer for all points that are not seen yet, in one request, a millisecond after the last answer; a point's time runs
  * from just before its request was sent until the answer that has it was read. So the figure includes the write's own HTTP,
  * up to one polling round, and nothing is taken off. With --level the writes ask for that level. Without --home and --abroad
- * nothing is watched, and only the acknowledgements count. Prints one JSON object. */
+ * nothing is watched, and only the acknowledgements count. With --session every 20th point is read at that indexer as soon as it is
+ * acknowledged, with the token of the answer: read your writes; that time runs from the acknowledgement until the read's answer, and
+ * what such a read takes when it need not wait is measured right after it, with the same token. Prints one JSON object. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include "bench/bench.h"
 
-enum { MAX_POINTS = 200000, MAX_BATCH = 256, POLL_NS = 1000000 };
+enum { MAX_POINTS = 200000, MAX_BATCH = 256, POLL_NS = 1000000, SESSION_EVERY = 20 };
 #define SEEN SIZE_MAX
 #define PATIENCE_NS INT64_C(30000000000)
 
@@ -20,7 +22,7 @@ struct point { char id[37]; int64_t sent_ns; _Atomic int state; /* 0 none, 1 sen
 struct text { char *at; size_t len; };
 
 struct run {
-    const char *producer, *collection, *level;
+    const char *producer, *collection, *level, *session;
     struct bench_matrix m;
     struct text *vectors; /* as JSON, made before the clock starts: printing floats would take the cores from what is measured */
     size_t vector_count;
@@ -33,7 +35,7 @@ struct run {
     _Atomic bool failed;
 };
 
-struct client { struct run *run; pthread_t thread; double *ack_ms; size_t acks; };
+struct client { struct run *run; pthread_t thread; double *ack_ms, *session_ms, *again_ms; size_t acks, sessions; };
 struct watcher { struct run *run; const char *url; pthread_t thread; double *ms; size_t seen, polls; };
 
 static void wait_until_ns(int64_t due)
@@ -43,15 +45,46 @@ static void wait_until_ns(int64_t due)
         ;
 }
 
+/* Reads the point with its token; in ms. */
+static double read_own(struct bench_http *http, const char *url, const char *id)
+{
+    char body[96];
+    int len = snprintf(body, sizeof body, "{\"ids\":[\"%s\"],\"with_payload\":false,\"with_vector\":false}", id);
+    int64_t start = ap_mono_ns();
+    long status = bench_http_send(http, "POST", url, body, (size_t)len);
+    if (status != 200 || !strstr((char *)http->answer.data, id))
+        bench_die("POST %s: %ld, without a point that was acknowledged: %.300s", url, status, (char *)http->answer.data);
+    return (double)(ap_mono_ns() - start) / 1e6;
+}
+
+static void read_session(struct client *c, struct bench_http *http, const char *answer, const char *id)
+{
+    char url[512], header[4400] = "X-Antipode-Token: ";
+    const char *token = strstr(answer, "\"token\":\"");
+    size_t at = strlen(header), len = token ? strcspn(token + 9, "\"") : 0;
+    if (!len || at + len >= sizeof header)
+        bench_die("an answer without a token: %.300s", answer);
+    memcpy(header + at, token + 9, len);
+    header[at + len] = '\0';
+    snprintf(url, sizeof url, "%s/collections/%s/points", c->run->session, c->run->collection);
+    struct curl_slist *headers = curl_slist_append(curl_slist_append(curl_slist_append(NULL, "Content-Type: application/json"), "Expect:"), header);
+    curl_easy_setopt(http->curl, CURLOPT_HTTPHEADER, headers);
+    c->session_ms[c->sessions] = read_own(http, url, id);
+    c->again_ms[c->sessions++] = read_own(http, url, id);
+    curl_easy_setopt(http->curl, CURLOPT_HTTPHEADER, http->headers);
+    curl_slist_free_all(headers);
+}
+
 static void *client_main(void *arg)
 {
     struct client *c = arg;
     struct run *r = c->run;
-    struct bench_http http;
+    struct bench_http http, reads;
     struct ap_buf body = {0};
     char url[512];
     snprintf(url, sizeof url, "%s/collections/%s/points%s%s", r->producer, r->collection, r->level ? "?level=" : "", r->level ? r->level : "");
     bench_http_init(&http);
+    bench_http_init(&reads);
     for (;;) {
         size_t i = atomic_fetch_add(&r->next, 1);
         if (i >= r->total)
@@ -69,8 +102,11 @@ static void *client_main(void *arg)
         if (status != 200)
             bench_die("PUT %s: %ld %s", url, status, (char *)http.answer.data);
         c->ack_ms[c->acks++] = (double)(ap_mono_ns() - p->sent_ns) / 1e6;
+        if (r->session && i % SESSION_EVERY == 0)
+            read_session(c, &reads, (char *)http.answer.data, p->id);
     }
     ap_buf_free(&body);
+    bench_http_fini(&reads);
     bench_http_fini(&http);
     return NULL;
 }
@@ -152,6 +188,7 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--abroad")) abroad = argv[i + 1];
         else if (!strcmp(argv[i], "--collection")) r.collection = argv[i + 1];
         else if (!strcmp(argv[i], "--npy")) npy = argv[i + 1];
+        else if (!strcmp(argv[i], "--session")) r.session = argv[i + 1];
         else if (!strcmp(argv[i], "--level")) r.level = argv[i + 1];
         else if (!strcmp(argv[i], "--rate")) r.rate = atof(argv[i + 1]);
         else if (!strcmp(argv[i], "--seconds")) seconds = atof(argv[i + 1]);
@@ -159,7 +196,7 @@ int main(int argc, char **argv)
         else bench_die("unknown option %s", argv[i]);
     }
     if (!r.producer || !home != !abroad || !r.collection || !npy || r.rate <= 0 || r.clients < 1 || r.clients > 64) {
-        fprintf(stderr, "usage: bench_latency --producer URL [--home URL --abroad URL] --collection NAME --npy FILE [--rate N] [--seconds N] [--clients N] [--level LEVEL]\n");
+        fprintf(stderr, "usage: bench_latency --producer URL [--home URL --abroad URL] --collection NAME --npy FILE [--rate N] [--seconds N] [--clients N] [--level LEVEL] [--session URL]\n");
         return 2;
     }
     curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -190,20 +227,29 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < r.clients; i++) {
         clients[i].run = &r;
         clients[i].ack_ms = calloc(r.total, sizeof(double));
+        clients[i].session_ms = calloc(r.total, sizeof(double));
+        clients[i].again_ms = calloc(r.total, sizeof(double));
         pthread_create(&clients[i].thread, NULL, client_main, &clients[i]);
     }
-    double *acks = calloc(r.total, sizeof *acks);
-    size_t n = 0;
+    double *acks = calloc(r.total, sizeof *acks), *sessions = calloc(r.total, sizeof *sessions), *again = calloc(r.total, sizeof *again);
+    size_t n = 0, session_count = 0;
     for (size_t i = 0; i < r.clients; i++) {
         pthread_join(clients[i].thread, NULL);
         memcpy(acks + n, clients[i].ack_ms, clients[i].acks * sizeof *acks);
         n += clients[i].acks;
+        memcpy(sessions + session_count, clients[i].session_ms, clients[i].sessions * sizeof *sessions);
+        memcpy(again + session_count, clients[i].again_ms, clients[i].sessions * sizeof *again);
+        session_count += clients[i].sessions;
     }
     double took = (double)(ap_mono_ns() - r.start_ns) / 1e9;
     for (size_t i = 0; home && i < 2; i++)
         pthread_join(watchers[i].thread, NULL);
     printf("{\"rate_asked\":%.0f,\"rate_had\":%.0f,", r.rate, (double)r.total / took);
     printf("\"ack\":{\"p50_ms\":%.2f,\"p99_ms\":%.2f}", bench_percentile(acks, n, 0.50), bench_percentile(acks, n, 0.99));
+    if (r.session)
+        printf(",\"read_your_writes\":{\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"reads\":%zu,\"without_waiting\":{\"p50_ms\":%.2f,\"p99_ms\":%.2f}}",
+               bench_percentile(sessions, session_count, 0.50), bench_percentile(sessions, session_count, 0.99), session_count,
+               bench_percentile(again, session_count, 0.50), bench_percentile(again, session_count, 0.99));
     if (home) {
         putchar(',');
         print_region("home", &watchers[0]);
