@@ -19,6 +19,7 @@ COLLECTION = "debian"
 DIM = 384
 ROWS = 4000
 CODEC_ROWS = 2000  # so many vectors train the codec here; they themselves travel as float32
+LIVE_S = 3  # lag above which a region does not hear another: heartbeats come once a second
 # A line before each WAN listener, without delay here, counts the bytes that cross.
 PORTS = {name: dataclasses.replace(FIXED[name], wan_advertised=FIXED[name].wan + 1) for name in ("eu", "us")}
 
@@ -136,14 +137,19 @@ def single_point_times(eu, us, vector) -> None:
         ", ".join(f"{name} {sorted(ms)[len(ms) // 2]:.1f} ms (median of {len(ms)})" for name, ms in took.items()))
 
 
+def lags(region) -> dict[str, float]:
+    """Of each origin, the partition that is furthest behind."""
+    worst: dict[str, float] = {}
+    for name, labels, value in Api(region.consumer.url).metrics():
+        if name == "replication_lag_seconds":
+            worst[labels["origin"]] = max(worst.get(labels["origin"], 0), value)
+    return worst
+
+
 def lag(regions) -> None:
     say("\nreplication lag, from heartbeats")
     for region in regions:
-        worst: dict[str, float] = {}
-        for name, labels, value in Api(region.consumer.url).metrics():
-            if name == "replication_lag_seconds":
-                worst[labels["origin"]] = max(worst.get(labels["origin"], 0), value)
-        say(f"  in {region.name}: " + ", ".join(f"{origin} {seconds:.2f} s" for origin, seconds in sorted(worst.items())))
+        say(f"  in {region.name}: " + ", ".join(f"{origin} {seconds:.2f} s" for origin, seconds in sorted(lags(region).items())))
 
 
 def show(eu, us) -> None:
@@ -194,7 +200,12 @@ def again() -> int:
     if not paths.DATA.exists():
         say("there is no data to start with: ./dev demo makes it")
         return 1
-    addresses(list(start()))
+    took, regions = stopwatch(), list(start())
+    # Until a first heartbeat has crossed, nobody knows whether an origin has written meanwhile: lag is as long as the stop was.
+    wait_until(lambda: all(seconds < LIVE_S for r in regions for seconds in lags(r).values()), 60, "each region hears the others")
+    say(f"  {took():4.1f} s  each region hears the others")
+    lag(regions)
+    addresses(regions)
     return 0
 
 
