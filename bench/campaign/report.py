@@ -4,6 +4,7 @@ from __future__ import annotations
 import bisect
 import collections
 import os
+import signal
 import statistics
 
 from . import history, token
@@ -73,9 +74,14 @@ def sums(faults: list[dict]) -> dict:
     """What proves that it bit, added up."""
     total = collections.Counter()
     for f in faults:
-        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "records_meanwhile", "given_up", "acked_while_down", "silent_s", "bytes_passed", "connections_cut", "connections_made_anew"):
+        for key in ("duplicates", "late", "missing_at_peak", "copied", "requests_failed", "records_meanwhile", "given_up", "acked_while_down", "silent_s", "bytes_passed", "connections_cut", "connections_made_anew",
+                    "frozen_s", "acked_meanwhile"):
             if key in f["proof"]:
                 total[key] += f["proof"][key]
+        if "after_commit" in f["proof"]:
+            total["killed_between_commits"] += f["proof"]["exit"] == -signal.SIGKILL
+        if "offset_ms" in f["proof"]:
+            total["clocks_moved_s"] += abs(f["proof"]["offset_ms"] - f["proof"]["was_ms"]) / 1000
         if "records_blocked" in f["proof"]:
             total["records_blocked"] += sum(max(0, n) for n in f["proof"]["records_blocked"].values())
         if "noticed" in f["proof"]:

@@ -65,6 +65,7 @@ class Plan:
     recover_s: float = RECOVER_S
     settle_s: float = 120               # longest that the judge waits for equal rows
     folder: Path = field(default=None)
+    consumer: dict = field(default_factory=dict)  # more options of every consumer
     each: int = 0                        # go on until every kind has met 100 points in flight so often, or the minutes are over
 
     def command(self) -> str:
@@ -79,7 +80,7 @@ class Campaign:
         self.plan, self.rng = plan, random.Random(plan.seed)
         self.folder = plan.folder or paths.STATE / "campaign" / str(plan.seed)
         env = {"ANTIPODE_UNSAFE": plan.unsafe} if plan.unsafe else {}
-        self.world = World.for_tests(self.folder, list(plan.regions), delayed=True, overrides=OVERRIDES, env=env)
+        self.world = World.for_tests(self.folder, list(plan.regions), delayed=True, overrides=OVERRIDES | {"consumer": OVERRIDES["consumer"] | plan.consumer}, env=env)
         self.kinds = {f.name: f for f in faults.FAULTS if not plan.only or f.name in plan.only}
         self.faults: list[dict] = []
         self.crew: list[clients.Client] = []

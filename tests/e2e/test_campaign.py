@@ -76,7 +76,9 @@ PLANTED = {
     "no_offset_in_transaction": ({"lost", "unequal", "hole"}, ("consumer dies between commits",)),
     "no_token_wait": ({"session"}, ("narrow link",)),
     "no_barrier": ({"strong", "bounded"}, ("narrow link", "partition all ways")),
+    "collect_early": ({"resurrected"}, ("partition all ways", "stalled link")),
 }
+OPTIONS = {"collect_early": {"tombstones.check_ms": 100}}  # how often tombstones are looked at; a campaign lasts a minute
 
 
 @pytest.mark.long
@@ -85,7 +87,8 @@ PLANTED = {
 def test_a_protection_that_is_switched_off_is_noticed(protection):
     found, kinds = PLANTED[protection]
     assert set(kinds) <= {f.name for f in faults.FAULTS}
-    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=40, settle_s=10)
+    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=40, settle_s=10,
+                            consumer=OPTIONS.get(protection, {}))
     assert not made["verdict"]["ok"]
     assert found & set(made["verdict"]["violations"]), f"{folder}: {made['verdict']['violations']}"
     shutil.rmtree(folder)
