@@ -12,10 +12,18 @@ from . import history, token
 TOGETHER_MS = 120  # writes of two regions this near in time cannot have seen one another: the longest one-way delay
 
 
+def leg_ms(ops: list[dict]) -> float:
+    """How long a write really was on its way to the nearer of the other regions: half of what a quorum write took at the median, since the
+    word that it is visible there has to come back."""
+    took = [(op["end"] - op["start"]) / 1e6 for op in ops if op["op"] in history.WRITES and op["level"] == "quorum" and op.get("answer") == "completed"]
+    return max(TOGETHER_MS, statistics.median(took) / 2) if took else TOGETHER_MS
+
+
 def conflicts(ops: list[dict]) -> dict:
     """Of the acknowledged writes: how many went to ids that other regions write, too; how many met another region's write of
-    the same id within the time that it takes to cross. Writes are requests here: a batch of 120 points is one, and in
-    conflict when any of its points is."""
+    the same id within the longest one-way delay, and within what a write really took. Writes are requests here: a batch of
+    120 points is one, and in conflict when any of its points is."""
+    leg = leg_ms(ops)
     by_id, writes = collections.defaultdict(list), []
     for op in ops:
         if op["op"] in history.WRITES and op["outcome"] == "ok" and op.get("token"):
@@ -28,18 +36,20 @@ def conflicts(ops: list[dict]) -> dict:
         for region in {r for _, r in ones}:
             elsewhere[collection, point, region] = sorted(ms for ms, r in ones if r != region)
 
-    def met(ms: int, times: list[int]) -> bool:
-        at = bisect.bisect_left(times, ms - TOGETHER_MS)
-        return at < len(times) and times[at] <= ms + TOGETHER_MS
+    def met(ms: int, times: list[int], within: float) -> bool:
+        at = bisect.bisect_left(times, ms - within)
+        return at < len(times) and times[at] <= ms + within
 
-    shared = together = 0
+    shared = together = crossed = 0
     for ms, op in writes:
         others = [elsewhere[op["collection"], point, op["region"]] for point, _ in op["points"]]
         shared += any(others)
-        together += any(met(ms, times) for times in others)
+        together += any(met(ms, times, TOGETHER_MS) for times in others)
+        crossed += any(met(ms, times, leg) for times in others)
     share = lambda n: round(n / len(writes), 3) if writes else 0
     return {"points_acknowledged": sum(len(op["points"]) for _, op in writes), "writes": len(writes), "of_these_to_ids_of_several_regions": share(shared),
-            "of_these_with_another_regions_write_on_its_way": share(together)}
+            "of_these_with_another_regions_write_within_120_ms": share(together), "ms_to_the_nearer_region": round(leg),
+            "of_these_with_another_regions_write_on_its_way": share(crossed)}
 
 
 def latencies(ops: list[dict]) -> dict:
@@ -86,7 +96,7 @@ def sums(faults: list[dict]) -> dict:
             total["records_blocked"] += sum(max(0, n) for n in f["proof"]["records_blocked"].values())
         if "noticed" in f["proof"]:
             total["noticed"] += f["proof"]["noticed"] is not None
-    return {"proof": {k: round(v, 1) for k, v in total.items()}}
+    return {"proof": {k: round(v, 1) if v % 1 else int(v) for k, v in total.items()}}
 
 
 def make(command: str, path, faults: list[dict], verdict: dict) -> dict:
@@ -102,7 +112,9 @@ def markdown(r: dict) -> str:
     v = r["verdict"]
     out = [f"`{r['command']}` on {r['cores']} cores: {r['operations']:,} operations, {r['conflicts']['points_acknowledged']:,} points acknowledged, "
            f"{r['faults']} faults; {r['conflicts']['of_these_to_ids_of_several_regions']:.0%} of writes went to ids that several regions write, "
-           f"{r['conflicts']['of_these_with_another_regions_write_on_its_way']:.0%} crossed another region's write of the same id. "
+           f"{r['conflicts']['of_these_with_another_regions_write_on_its_way']:.0%} crossed another region's write of the same id in the "
+           f"{r['conflicts']['ms_to_the_nearer_region']} ms that a write took to the nearer region, "
+           f"{r['conflicts']['of_these_with_another_regions_write_within_120_ms']:.0%} within 120 ms. "
            f"Equal {v['settled_s']} s after the last probe.", "",
            f"**{'No violation.' if v['ok'] else 'Violations: ' + ', '.join(f'{n} {k}' for k, n in v['violations'].items())}**"
            + ("" if r["recovered_from_all"] else " **Not recovered from every fault.**"), "",
