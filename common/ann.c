@@ -235,12 +235,22 @@ void ap_flat_scores(enum ap_distance distance, const float *query, const float *
 
 float ap_normalize(float *vector, uint32_t dim)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < dim; i++)
+    /* Eight sums, which the compiler adds to at once: it must not reorder a single one. */
+    double sums[8] = {0}, sum = 0;
+    uint32_t i = 0;
+    for (; i + 8 <= dim; i += 8)
+        for (uint32_t j = 0; j < 8; j++)
+            sums[j] += (double)vector[i + j] * (double)vector[i + j];
+    for (; i < dim; i++)
         sum += (double)vector[i] * (double)vector[i];
-    double norm = sqrt(sum);
-    if (norm > 0)
-        for (uint32_t i = 0; i < dim; i++)
+    for (uint32_t j = 0; j < 8; j++)
+        sum += sums[j];
+    double norm = sqrt(sum), by = 1 / norm;
+    if (isnormal(by))
+        for (i = 0; i < dim; i++)
+            vector[i] = (float)(vector[i] * by);
+    else if (norm > 0)
+        for (i = 0; i < dim; i++)
             vector[i] = (float)(vector[i] / norm);
     return (float)norm;
 }

@@ -11,12 +11,14 @@
 #include <faiss/c_api/index_factory_c.h>
 #include "common/ann_factory.h"
 #include "common/ann_internal.h"
+#include "common/ann_pq.h"
 #include "common/ann_trellis.h"
 
 struct ap_codec {
     atomic_uint refs;
     FaissIndex *index;   /* one of the two */
     struct ap_tcq *tcq;
+    struct ap_pq *pq;    /* encodes in FAISS's place; NULL: it does itself */
     uint32_t dim;
     size_t code_size;
     char *factory;
@@ -116,6 +118,7 @@ static int codec_wrap(FaissIndex *index, struct ap_tcq *tcq, const char *factory
     c->len = buf.len;
     c->index = index;
     c->tcq = tcq;
+    c->pq = tcq ? NULL : ap_pq_new(index);
     crypto_generichash(c->hash, sizeof c->hash, c->bytes, c->len, NULL, 0);
     *out = c;
     return 0;
@@ -281,6 +284,10 @@ int ap_codec_encode(const struct ap_codec *c, size_t n, const float *vectors, ui
     memset(codes, 0, n * c->code_size);
     if (c->tcq)
         return ap_tcq_encode(c->tcq, n, vectors, codes, err);
+    if (c->pq) {
+        ap_pq_encode(c->pq, n, vectors, codes);
+        return 0;
+    }
     if (n > 0 && faiss_Index_sa_encode(c->index, (idx_t)n, vectors, codes) != 0)
         return ap_ann_failed(err, AP_EIO, "encoding");
     return 0;
@@ -310,6 +317,7 @@ void ap_codec_unref(struct ap_codec **codec)
         return;
     faiss_Index_free(c->index);
     ap_tcq_free(&c->tcq);
+    ap_pq_free(&c->pq);
     free(c->factory);
     free(c->bytes);
     free(c);

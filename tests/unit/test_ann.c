@@ -30,6 +30,43 @@ static struct ap_codec *train(const char *factory, uint32_t dim, const float *x,
 
 /* ---- codecs ---- */
 
+/* Which centroid of a subspace is nearest, however far from the origin all of them are. */
+START_TEST(pq_takes_the_nearest_centroids)
+{
+    enum { ROWS = 1500, DIM = 64 };
+    static const struct { const char *factory; size_t parts; float offset; } cases[] = {{"PQ8", 8, 0}, {"PQ16", 16, 0}, {"PQ32", 32, 0}, {"PQ8", 8, 300}, {"PQ4", 4, 0}};
+    size_t parts = cases[_i].parts, width = DIM / parts;
+    float *x = test_clustered(ROWS, DIM, 21, 1), *back = malloc(256 * DIM * sizeof *back);
+    uint8_t *codes = malloc(ROWS * parts), *all = malloc(256 * parts);
+    for (size_t i = 0; i < (size_t)ROWS * DIM; i++)
+        x[i] += cases[_i].offset;
+    struct ap_codec *c = train(cases[_i].factory, DIM, x, ROWS);
+    for (size_t i = 0; i < 256 * parts; i++)
+        all[i] = (uint8_t)(i / parts);
+    ck_assert_int_eq(ap_codec_decode(c, 256, all, back, NULL), 0);
+    ck_assert_int_eq(ap_codec_encode(c, ROWS, x, codes, NULL), 0);
+    for (size_t i = 0; i < (size_t)ROWS * parts; i++) {
+        const float *v = x + i / parts * DIM + i % parts * width;
+        double least = INFINITY, taken = 0;
+        for (size_t k = 0; k < 256; k++) {
+            double sum = 0;
+            for (size_t j = 0; j < width; j++) {
+                double d = (double)v[j] - (double)back[k * DIM + i % parts * width + j];
+                sum += d * d;
+            }
+            least = sum < least ? sum : least;
+            taken = codes[i] == k ? sum : taken;
+        }
+        ck_assert_msg(taken <= least * 1.001 + 1e-6, "%s: %g taken, %g is nearer", cases[_i].factory, taken, least);
+    }
+    ap_codec_unref(&c);
+    free(x);
+    free(back);
+    free(codes);
+    free(all);
+}
+END_TEST
+
 static const struct { const char *factory; size_t bytes; double error; } round_trips[] = {
     {"PQ16", 16, 0.2},        {"PQ16x6", 12, 0.3},   {"OPQ16,PQ16", 16, 0.2}, {"SQ8", 64, 0.001},  {"SQ4", 32, 0.02},
     {"SQfp16", 128, 1e-5},    {"Flat", 256, 0},      {"RaBitQ", 16, 0.6},     {"RQ4x6", 3, 0.5},   {"IVF256,PQ16", 17, 0.2},
@@ -536,6 +573,7 @@ int main(void)
     tcase_add_test(codecs, default_factory);
     tcase_add_loop_test(codecs, bad_factory, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(codecs, bad_training);
+    tcase_add_loop_test(codecs, pq_takes_the_nearest_centroids, 0, 5);
     tcase_add_loop_test(codecs, hostile_bytes, 0, 9);
     tcase_add_test(codecs, tcq_versions);
     tcase_add_test(codecs, tcq_scales);
