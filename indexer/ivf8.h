@@ -1,6 +1,6 @@
 /* Inverted lists of 8-bit rows (q8.h), as one image that is used where it lies: in a file that is mapped.
  *
- * FAISS finds the centroids and assigns the rows; scanning is ours, because 8-bit sums with VNNI take a fifth of the time
+ * Centroids are found and rows assigned with the kernels that scan (cluster.h): 8-bit sums with VNNI take a fifth of the time
  * of FAISS's SQ8 (docs/architecture.md, "The index"). Ordinals are positions in the image, list after list, so that scanning
  * and the live bits run straight through memory. Image, each part from a multiple of 64 bytes on, integers little-endian:
  *   starts     u32, lists + 1: first ordinal of each list

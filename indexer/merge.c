@@ -1,12 +1,15 @@
 /* One sealed segment out of several: live slots of all, in order; a sample trains; all are added block by block.
  *
- * Vectors are read from the store, raw where it has them, each block under a snapshot of its own: memory is the sample, a
- * block and the result. Lists need two passes: one finds each row's list, one writes it where it belongs. A row that is
- * gone by then was replaced meanwhile; it is left out, or stays a place that never comes to life. */
+ * Lists take their rows from the sources as they are, 8-bit rows of the same vectors. Where the store has raw vectors, which
+ * may have come after the source was made, or where a source is a FAISS structure, vectors are read from the store, each
+ * block under a snapshot of its own. Memory is the sample, a block and the result. Lists need two passes: one finds each
+ * row's list, one writes it where it belongs. A row that is gone from the store by then was replaced meanwhile; it is left
+ * out, or stays a place that never comes to life. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include "common/log.h"
+#include "indexer/cluster.h"
 #include "indexer/index_impl.h"
 
 #define BLOCK 512
@@ -15,73 +18,145 @@
 #define SAMPLE_PER_LIST 24
 #define ITERATIONS 6
 
+struct place { uint64_t slot; uint32_t ordinal, source; };
+
 static int by_slot(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static void gather(struct ap_segment **sources, size_t count, struct ap_slots *out)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint32_t n = atomic_load_explicit(&sources[i]->count, memory_order_acquire);
-        if (out->cap < out->count + n) {
-            out->cap = out->count + n;
-            out->items = realloc(out->items, (out->cap + 1) * sizeof *out->items);
-            if (!out->items)
-                abort();
-        }
-        for (uint32_t j = 0; j < n; j++)
-            if (ap_segment_live(sources[i], j))
-                out->items[out->count++] = ap_segment_slot(sources[i], j);
-    }
-    qsort(out->items, out->count, sizeof *out->items, by_slot);
-}
-
-/* Vectors of some slots, under one snapshot. */
-static int read_block(struct ap_index *index, const struct ap_state *state, const uint64_t *slots, size_t n, size_t step,
-                      struct ap_vector_batch *batch, struct ap_err *err)
-{
-    struct ap_snapshot *snapshot;
-    int rc = ap_snapshot_begin(index->store, &snapshot, err);
-    if (rc < 0)
-        return rc;
-    ap_vector_batch_clear(batch, state);
-    for (size_t i = 0; i < n; i++) {
-        struct ap_row row;
-        if (ap_snapshot_row(snapshot, slots[i * step], &row, NULL) == 0)
-            ap_vector_batch_add(batch, snapshot, slots[i * step], &row);
-    }
-    ap_vector_batch_finish(batch);
-    ap_snapshot_end(&snapshot);
-    return atomic_load(&index->closing) ? ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the index is closing") : 0;
+    const struct place *x = a, *y = b;
+    return (x->slot > y->slot) - (x->slot < y->slot);
 }
 
 struct merging {
     struct ap_index *index;
     const struct ap_state *state;
     const struct ap_control_collection *params;
-    struct ap_slots slots;
+    struct ap_segment **sources;
+    struct place *places; size_t count; /* of the live rows, by slot */
     struct ap_vector_batch *batch;
     float *sample; size_t sample_count;
+    bool direct;                        /* rows are taken from the sources */
+    uint8_t *block; struct ap_q8_meta block_meta[BLOCK]; /* those that are not */
+    const uint8_t *rows[BLOCK]; const struct ap_q8_meta *metas[BLOCK]; /* of the current block; NULL: gone */
     struct ap_segfile file;
 };
+
+static void gather(struct merging *m, size_t count)
+{
+    bool rising = true;
+    size_t room = 1;
+    for (size_t i = 0; i < count; i++)
+        room += atomic_load_explicit(&m->sources[i]->count, memory_order_acquire);
+    m->places = malloc(room * sizeof *m->places);
+    if (!m->places)
+        abort();
+    for (size_t i = 0; i < count; i++) {
+        const struct ap_segment *s = m->sources[i];
+        uint32_t n = atomic_load_explicit(&s->count, memory_order_acquire);
+        for (uint32_t rank = 0; rank < n && m->count < room; rank++) {
+            uint32_t ordinal = ap_segment_nth(s, rank);
+            if (!ap_segment_live(s, ordinal))
+                continue;
+            struct place at = {ap_segment_slot(s, ordinal), ordinal, (uint32_t)i};
+            rising = rising && (m->count == 0 || m->places[m->count - 1].slot < at.slot);
+            m->places[m->count++] = at;
+        }
+    }
+    if (!rising)
+        qsort(m->places, m->count, sizeof *m->places, by_slot);
+}
+
+static uint64_t slot_of(const struct merging *m, size_t i) { return m->places[i].slot; }
+
+static int go_on(const struct merging *m, struct ap_err *err)
+{
+    return atomic_load(&m->index->closing) ? ap_err_set(err, AP_ENOTREADY, AP_RETRY, "the index is closing") : 0;
+}
+
+/* Vectors of every step-th row from `from` on, n of them, under one snapshot. */
+static int read_block(struct merging *m, size_t from, size_t n, size_t step, struct ap_err *err)
+{
+    struct ap_snapshot *snapshot;
+    int rc = ap_snapshot_begin(m->index->store, &snapshot, err);
+    if (rc < 0)
+        return rc;
+    ap_vector_batch_clear(m->batch, m->state);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t slot = slot_of(m, from + i * step);
+        struct ap_row row;
+        if (ap_snapshot_row(snapshot, slot, &row, NULL) == 0)
+            ap_vector_batch_add(m->batch, snapshot, slot, &row);
+    }
+    ap_vector_batch_finish(m->batch);
+    ap_snapshot_end(&snapshot);
+    return go_on(m, err);
+}
+
+/* The same as 8-bit rows, into rows and metas. */
+static int load_block(struct merging *m, size_t from, size_t n, size_t step, struct ap_err *err)
+{
+    size_t stride = ap_q8_stride(m->params->dim);
+    if (m->direct) {
+        for (size_t i = 0; i < n; i++) {
+            const struct place *p = &m->places[from + i * step];
+            const struct ap_segment *s = m->sources[p->source];
+            m->rows[i] = (s->hot ? s->codes : s->lists.rows) + p->ordinal * stride;
+            m->metas[i] = (s->hot ? s->meta : s->lists.row_meta) + p->ordinal;
+        }
+        return go_on(m, err);
+    }
+    int rc = read_block(m, from, n, step, err);
+    for (size_t i = 0, j = 0; rc == 0 && i < n; i++) {
+        bool here = j < m->batch->count && m->batch->slots[j] == slot_of(m, from + i * step);
+        m->rows[i] = NULL;
+        if (here && m->batch->usable[j]) {
+            m->rows[i] = m->block + i * stride;
+            m->metas[i] = &m->block_meta[i];
+            ap_q8_encode(m->batch->vectors + j * m->params->dim, m->params->dim, m->block + i * stride, &m->block_meta[i]);
+        }
+        j += here;
+    }
+    return rc;
+}
+
+/* Have the sources the rows as they should be? Not where raw vectors may have come since. */
+static int choose_direct(struct merging *m, size_t count, struct ap_err *err)
+{
+    enum { LOOKS = 256 };
+    m->direct = true;
+    for (size_t i = 0; i < count; i++)
+        m->direct = m->direct && m->sources[i]->kind != AP_SEGMENT_FAISS;
+    if (!m->direct || !m->params->raw_home)
+        return 0;
+    struct ap_snapshot *snapshot;
+    int rc = ap_snapshot_begin(m->index->store, &snapshot, err);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < LOOKS && m->direct; i++) {
+        const uint8_t *bytes;
+        size_t len;
+        m->direct = ap_snapshot_raw(snapshot, slot_of(m, m->count * i / LOOKS), &bytes, &len) != 0;
+    }
+    ap_snapshot_end(&snapshot);
+    return 0;
+}
+
+/* ---- a FAISS structure ---- */
 
 /* Evenly over all slots. */
 static int take_sample(struct merging *m, size_t wanted, struct ap_err *err)
 {
     size_t dim = m->params->dim, most = SAMPLE_BYTES / (dim * sizeof(float));
     wanted = wanted < most ? wanted : most;
-    wanted = wanted < m->slots.count ? wanted : m->slots.count;
+    wanted = wanted < m->count ? wanted : m->count;
     wanted = wanted > 0 ? wanted : 1;
-    size_t step = m->slots.count / wanted;
+    size_t step = m->count / wanted;
     m->sample = malloc(wanted * dim * sizeof *m->sample);
     if (!m->sample)
         return ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a sample of %zu vectors", wanted);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < wanted; i += BLOCK) {
         size_t n = wanted - i < BLOCK ? wanted - i : BLOCK;
-        rc = read_block(m->index, m->state, m->slots.items + i * step, n, step, m->batch, err);
+        rc = read_block(m, i * step, n, step, err);
         for (size_t j = 0; rc == 0 && j < m->batch->count; j++)
             if (m->batch->usable[j])
                 memcpy(m->sample + m->sample_count++ * dim, m->batch->vectors + j * dim, dim * sizeof *m->sample);
@@ -95,21 +170,19 @@ static void drop_sample(struct merging *m)
     m->sample = NULL;
 }
 
-/* ---- a FAISS structure ---- */
-
 static int add_to_faiss(struct merging *m, struct ap_ann *ann, uint32_t *offsets, uint32_t *count, struct ap_err *err)
 {
     struct ap_vector_batch *b = m->batch;
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->slots.count; i += BLOCK) {
-        size_t n = m->slots.count - i < BLOCK ? m->slots.count - i : BLOCK, kept = 0;
-        rc = read_block(m->index, m->state, m->slots.items + i, n, 1, b, err);
+    for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
+        size_t n = m->count - i < BLOCK ? m->count - i : BLOCK, kept = 0;
+        rc = read_block(m, i, n, 1, err);
         for (size_t j = 0; rc == 0 && j < b->count; j++) {
             if (!b->usable[j])
                 continue;
             if (kept != j)
                 memmove(b->vectors + kept * b->dim, b->vectors + j * b->dim, b->dim * sizeof *b->vectors);
-            offsets[*count + kept++] = (uint32_t)(b->slots[j] - m->slots.items[0]);
+            offsets[*count + kept++] = (uint32_t)(b->slots[j] - slot_of(m, 0));
         }
         if (rc == 0)
             rc = ap_ann_add(ann, b->vectors, kept, m->index->options.build_threads, err);
@@ -121,11 +194,11 @@ static int add_to_faiss(struct merging *m, struct ap_ann *ann, uint32_t *offsets
 static int merge_faiss(struct merging *m, const char *factory, uint64_t collection, struct ap_segment **out, struct ap_err *err)
 {
     struct ap_ann *ann = NULL;
-    uint32_t *offsets = malloc(m->slots.count * sizeof *offsets), count = 0;
+    uint32_t *offsets = malloc(m->count * sizeof *offsets), count = 0;
     const char *ivf = strstr(factory, "IVF");
     size_t lists = ivf ? strtoul(ivf + 3, NULL, 10) : 0;
     if (!offsets)
-        return ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a segment of %zu rows", m->slots.count);
+        return ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a segment of %zu rows", m->count);
     int rc = take_sample(m, lists * 24 > 10000 ? lists * 24 : 10000, err);
     if (rc == 0 && m->sample_count > 0)
         rc = ap_ann_train(factory, m->params->dim, m->params->distance, m->sample, m->sample_count, m->index->options.build_threads, &ann, err);
@@ -133,7 +206,7 @@ static int merge_faiss(struct merging *m, const char *factory, uint64_t collecti
     if (rc == 0 && ann)
         rc = add_to_faiss(m, ann, offsets, &count, err);
     if (rc == 0 && count > 0) {
-        *out = ap_segment_faiss(collection, m->params->distance, ann, m->slots.items[0], offsets, count);
+        *out = ap_segment_faiss(collection, m->params->distance, ann, slot_of(m, 0), offsets, count);
         if (!*out)
             abort();
         return 0;
@@ -145,28 +218,32 @@ static int merge_faiss(struct merging *m, const char *factory, uint64_t collecti
 
 /* ---- lists of 8-bit rows ---- */
 
-/* A list for each slot; NONE for a row that is gone. */
+/* What lists are made of: centroids as 8-bit rows. */
+struct coarse { uint32_t lists; uint8_t *rows; struct ap_q8_meta *meta; };
+
+/* A list for each row; NONE for one that is gone. */
 #define NONE UINT32_MAX
-static int assign(struct merging *m, const struct ap_ann *coarse, uint32_t *list_of, uint32_t *sizes, uint32_t *count, struct ap_err *err)
+static int assign(struct merging *m, const struct coarse *c, uint32_t *list_of, uint32_t *sizes, uint32_t *count, struct ap_err *err)
 {
-    int64_t ordinals[BLOCK];
-    float scores[BLOCK];
+    int8_t *q8 = malloc(ap_q8_stride(m->params->dim));
+    float *scores = malloc(c->lists * sizeof *scores);
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->slots.count; i += BLOCK) {
-        size_t n = m->slots.count - i < BLOCK ? m->slots.count - i : BLOCK;
-        rc = read_block(m->index, m->state, m->slots.items + i, n, 1, m->batch, err);
-        if (rc == 0 && coarse)
-            rc = ap_ann_nearest(coarse, m->batch->vectors, m->batch->count, m->index->options.build_threads, ordinals, scores, err);
-        for (size_t j = 0, at = i; rc == 0 && j < m->batch->count; j++) {
-            while (m->slots.items[at] != m->batch->slots[j])
-                at++;
-            if (!m->batch->usable[j] || (coarse && ordinals[j] < 0))
+    if (!q8 || !scores)
+        abort();
+    for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
+        size_t n = m->count - i < BLOCK ? m->count - i : BLOCK;
+        rc = load_block(m, i, n, 1, err);
+        for (size_t j = 0; rc == 0 && j < n; j++) {
+            if (!m->rows[j])
                 continue;
-            list_of[at] = coarse ? (uint32_t)ordinals[j] : 0;
-            sizes[list_of[at]]++;
+            uint32_t list = c->lists == 1 ? 0 : ap_cluster_nearest(m->rows[j], m->metas[j], m->params->dim, m->params->distance, c->rows, c->meta, c->lists, q8, scores);
+            list_of[i + j] = list;
+            sizes[list]++;
             (*count)++;
         }
     }
+    free(q8);
+    free(scores);
     return rc;
 }
 
@@ -176,49 +253,77 @@ static int fill(struct merging *m, struct ap_ivf8 *v, const uint32_t *list_of, u
     size_t stride = ap_q8_stride(v->dim);
     uint32_t rank = 0;
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->slots.count; i += BLOCK) {
-        size_t n = m->slots.count - i < BLOCK ? m->slots.count - i : BLOCK, j = 0;
-        rc = read_block(m->index, m->state, m->slots.items + i, n, 1, m->batch, err);
-        for (size_t at = i; rc == 0 && at < i + n; at++) {
-            if (list_of[at] == NONE)
+    for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
+        size_t n = m->count - i < BLOCK ? m->count - i : BLOCK;
+        rc = load_block(m, i, n, 1, err);
+        for (size_t j = 0; rc == 0 && j < n; j++) {
+            if (list_of[i + j] == NONE)
                 continue;
-            while (j < m->batch->count && m->batch->slots[j] < m->slots.items[at])
-                j++;
-            uint32_t ordinal = next[list_of[at]]++;
-            v->offsets[ordinal] = (uint32_t)(m->slots.items[at] - m->slots.items[0]);
+            uint32_t ordinal = next[list_of[i + j]]++;
+            v->offsets[ordinal] = (uint32_t)(slot_of(m, i + j) - slot_of(m, 0));
             v->order[rank++] = ordinal;
-            if (j < m->batch->count && m->batch->slots[j] == m->slots.items[at] && m->batch->usable[j])
-                ap_q8_encode(m->batch->vectors + j * v->dim, v->dim, v->rows + ordinal * stride, &v->row_meta[ordinal]);
-            else
+            if (m->rows[j]) {
+                memcpy(v->rows + ordinal * stride, m->rows[j], stride);
+                v->row_meta[ordinal] = *m->metas[j];
+            } else {
                 memset(v->rows + ordinal * stride, 128, stride);
+            }
         }
     }
     return rc;
 }
 
-/* Centroids of so many lists; *coarse NULL and one list of all when the sample is too small. */
-static int find_centroids(struct merging *m, uint32_t *lists, float **centroids, struct ap_ann **coarse, struct ap_err *err)
+/* Evenly over all rows, those that are gone left out. */
+static int sample_rows(struct merging *m, size_t wanted, uint8_t *rows, struct ap_q8_meta *meta, size_t *got, struct ap_err *err)
 {
-    uint32_t dim = m->params->dim;
-    int rc = *lists > 1 ? take_sample(m, (size_t)*lists * SAMPLE_PER_LIST, err) : 0;
-    if (m->sample_count < (size_t)*lists * 4)
-        *lists = 1;
-    *centroids = calloc((size_t)*lists * dim, sizeof **centroids);
-    if (!*centroids)
-        rc = ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for %u centroids", *lists);
-    if (rc == 0 && *lists > 1) {
-        rc = ap_ann_centroids(dim, m->params->distance, m->sample, m->sample_count, *lists, ITERATIONS, m->index->options.build_threads, *centroids, err);
-        drop_sample(m);
-        if (rc == 0)
-            rc = ap_ann_build("Flat", dim, m->params->distance, *centroids, *lists, 1, coarse, err);
+    size_t stride = ap_q8_stride(m->params->dim), step = m->count / wanted;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < wanted; i += BLOCK) {
+        size_t n = wanted - i < BLOCK ? wanted - i : BLOCK;
+        rc = load_block(m, i * step, n, step, err);
+        for (size_t j = 0; rc == 0 && j < n; j++) {
+            if (!m->rows[j])
+                continue;
+            memcpy(rows + *got * stride, m->rows[j], stride);
+            meta[(*got)++] = *m->metas[j];
+        }
     }
     return rc;
 }
 
-static int write_lists(struct merging *m, uint32_t lists, const float *centroids, const uint32_t *list_of, uint32_t *sizes, uint32_t count,
-                       uint64_t collection, struct ap_segment **out, struct ap_err *err)
+/* Centroids of so many lists; one list of all, its centroid zero, when the sample is too small. */
+static int find_centroids(struct merging *m, struct coarse *c, struct ap_err *err)
 {
     uint32_t dim = m->params->dim;
+    size_t stride = ap_q8_stride(dim), most = SAMPLE_BYTES / stride, wanted = (size_t)c->lists * SAMPLE_PER_LIST, got = 0;
+    wanted = wanted < most ? wanted : most;
+    wanted = wanted < m->count ? wanted : m->count;
+    uint8_t *rows = c->lists > 1 ? malloc(wanted * stride) : NULL;
+    struct ap_q8_meta *meta = c->lists > 1 ? malloc(wanted * sizeof *meta) : NULL;
+    int rc = 0;
+    if (c->lists > 1 && (!rows || !meta))
+        rc = ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a sample of %zu vectors", wanted);
+    if (rc == 0 && c->lists > 1)
+        rc = sample_rows(m, wanted, rows, meta, &got, err);
+    if (got < (size_t)c->lists * 4)
+        c->lists = 1;
+    c->rows = malloc(c->lists * stride);
+    c->meta = calloc(c->lists, sizeof *c->meta);
+    if (rc == 0 && (!c->rows || !c->meta))
+        rc = ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for %u centroids", c->lists);
+    if (rc == 0 && c->lists > 1)
+        ap_cluster_train(rows, meta, got, dim, m->params->distance, c->lists, ITERATIONS, &m->index->closing, c->rows, c->meta);
+    else if (rc == 0)
+        memset(c->rows, 128, stride);
+    free(rows);
+    free(meta);
+    return rc ? rc : go_on(m, err);
+}
+
+static int write_lists(struct merging *m, const struct coarse *c, const uint32_t *list_of, uint32_t *sizes, uint32_t count, uint64_t collection,
+                       struct ap_segment **out, struct ap_err *err)
+{
+    uint32_t dim = m->params->dim, lists = c->lists;
     struct ap_segfile file;
     struct ap_ivf8 v;
     uint64_t id;
@@ -230,15 +335,16 @@ static int write_lists(struct merging *m, uint32_t lists, const float *centroids
     ap_ivf8_map(&v, file.image, dim, lists, count);
     for (uint32_t i = 0; i < lists; i++) {
         v.starts[i + 1] = v.starts[i] + sizes[i];
-        ap_q8_encode(centroids + (size_t)i * dim, dim, v.centroids + i * ap_q8_stride(dim), &v.centroid_meta[i]);
         sizes[i] = v.starts[i];
     }
+    memcpy(v.centroids, c->rows, lists * ap_q8_stride(dim));
+    memcpy(v.centroid_meta, c->meta, lists * sizeof *c->meta);
     rc = fill(m, &v, list_of, sizes, err);
     if (rc < 0) {
         ap_segfile_abandon(m->index, id, &file);
         return rc;
     }
-    struct ap_segment *s = ap_segment_lists(collection, m->params->distance, file.map, file.map_bytes, &v, m->slots.items[0]);
+    struct ap_segment *s = ap_segment_lists(collection, m->params->distance, file.map, file.map_bytes, &v, slot_of(m, 0));
     if (!s)
         abort();
     s->file_id = id;
@@ -247,23 +353,25 @@ static int write_lists(struct merging *m, uint32_t lists, const float *centroids
     return 0;
 }
 
-static int merge_lists(struct merging *m, uint64_t collection, struct ap_segment **out, struct ap_err *err)
+static int merge_lists(struct merging *m, size_t sources, uint64_t collection, struct ap_segment **out, struct ap_err *err)
 {
-    uint32_t lists = ap_ivf8_lists_for(m->slots.count), count = 0;
-    float *centroids = NULL;
-    struct ap_ann *coarse = NULL;
-    int rc = find_centroids(m, &lists, &centroids, &coarse, err);
-    uint32_t *list_of = malloc(m->slots.count * sizeof *list_of), *sizes = calloc(lists, sizeof *sizes);
+    struct coarse c = {.lists = ap_ivf8_lists_for(m->count)};
+    uint32_t count = 0;
+    m->block = malloc(BLOCK * ap_q8_stride(m->params->dim));
+    int rc = m->block ? choose_direct(m, sources, err) : ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a block of rows");
+    if (rc == 0)
+        rc = find_centroids(m, &c, err);
+    uint32_t *list_of = malloc(m->count * sizeof *list_of), *sizes = calloc(c.lists, sizeof *sizes);
     if (!list_of || !sizes)
         abort();
-    for (size_t i = 0; i < m->slots.count; i++)
+    for (size_t i = 0; i < m->count; i++)
         list_of[i] = NONE;
     if (rc == 0)
-        rc = assign(m, coarse, list_of, sizes, &count, err);
+        rc = assign(m, &c, list_of, sizes, &count, err);
     if (rc == 0 && count > 0)
-        rc = write_lists(m, lists, centroids, list_of, sizes, count, collection, out, err);
-    ap_ann_free(&coarse);
-    free(centroids);
+        rc = write_lists(m, &c, list_of, sizes, count, collection, out, err);
+    free(c.rows);
+    free(c.meta);
     free(list_of);
     free(sizes);
     return rc;
@@ -295,20 +403,21 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err)
 {
     const struct ap_control_collection *p = &definition->c.params;
-    struct merging m = {.index = index, .state = state, .params = p, .batch = ap_vector_batch_new(p->dim, p->distance, BLOCK), .file = {.fd = -1}};
+    struct merging m = {.index = index, .state = state, .params = p, .sources = sources, .batch = ap_vector_batch_new(p->dim, p->distance, BLOCK), .file = {.fd = -1}};
     int rc = 0;
     *out = NULL;
-    gather(sources, count, &m.slots);
-    if (m.slots.count > 0 && m.slots.items[m.slots.count - 1] - m.slots.items[0] > UINT32_MAX)
+    gather(&m, count);
+    if (m.count > 0 && slot_of(&m, m.count - 1) - slot_of(&m, 0) > UINT32_MAX)
         rc = ap_err_set(err, AP_ETOOBIG, AP_RETRY, "the rows lie too far apart in the log for one segment");
-    else if (m.slots.count >= FAISS_ROWS && index->options.sealed_factory)
+    else if (m.count >= FAISS_ROWS && index->options.sealed_factory)
         rc = merge_faiss(&m, index->options.sealed_factory, definition->c.id, out, err);
-    else if (m.slots.count > 0)
-        rc = merge_lists(&m, definition->c.id, out, err);
+    else if (m.count > 0)
+        rc = merge_lists(&m, count, definition->c.id, out, err);
     if (rc == 0 && *out)
         rc = keep(&m, out, sources, count, err);
     free(m.sample);
-    free(m.slots.items);
+    free(m.block);
+    free(m.places);
     ap_vector_batch_free(&m.batch);
     return rc;
 }

@@ -2,12 +2,13 @@
 #include "indexer/q8.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-static float largest(const float *v, uint32_t dim, float *norm2)
+static float largest_plain(const float *v, uint32_t dim, float *norm2)
 {
     float most = 0;
     double sum = 0;
@@ -26,28 +27,106 @@ static int rounded(float v, float inverse)
     return n < -127 ? -127 : n > 127 ? 127 : n;
 }
 
+static void round_plain(const float *v, uint32_t dim, float inverse, int8_t *out)
+{
+    for (uint32_t i = 0; i < dim; i++)
+        out[i] = (int8_t)rounded(v[i], inverse);
+}
+
+#if defined(__x86_64__)
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+
+AVX512 static float largest_avx512(const float *v, uint32_t dim, float *norm2)
+{
+    __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __m512 x = _mm512_maskz_loadu_ps(dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff, v + i);
+        most = _mm512_max_ps(most, _mm512_abs_ps(x));
+        sum = _mm512_fmadd_ps(x, x, sum);
+    }
+    *norm2 = _mm512_reduce_add_ps(sum);
+    return _mm512_reduce_max_ps(most);
+}
+
+AVX512 static void round_avx512(const float *v, uint32_t dim, float inverse, int8_t *out)
+{
+    const __m512 by = _mm512_set1_ps(inverse);
+    const __m512i least = _mm512_set1_epi32(-127);
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __mmask16 m = dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff;
+        __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(m, v + i), by));
+        _mm_mask_storeu_epi8(out + i, m, _mm512_cvtsepi32_epi8(_mm512_max_epi32(n, least)));
+    }
+}
+#endif
+
+/* Chosen once by what the CPU has. */
+static bool has_avx512(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#else
+    return false;
+#endif
+}
+
+/* out: dim integers from -127 to 127; returns their scale. */
+static float quantize(const float *v, uint32_t dim, float *norm2, int8_t *out)
+{
+#if defined(__x86_64__)
+    if (has_avx512()) {
+        float most = largest_avx512(v, dim, norm2);
+        round_avx512(v, dim, most > 0 ? 127 / most : 0, out);
+        return most / 127;
+    }
+#endif
+    float most = largest_plain(v, dim, norm2);
+    round_plain(v, dim, most > 0 ? 127 / most : 0, out);
+    return most / 127;
+}
+
+/* Between a row's bytes and signed integers: the difference of 128 is the top bit. */
+static void flip(uint8_t *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        bytes[i] ^= 0x80;
+}
+
 void ap_q8_encode(const float *vector, uint32_t dim, uint8_t *out, struct ap_q8_meta *meta)
 {
-    float most = largest(vector, dim, &meta->norm2);
-    meta->scale = most / 127;
-    float inverse = most > 0 ? 127 / most : 0;
-    for (uint32_t i = 0; i < dim; i++)
-        out[i] = (uint8_t)(rounded(vector[i], inverse) + 128);
+    meta->scale = quantize(vector, dim, &meta->norm2, (int8_t *)out);
+    flip(out, dim);
     memset(out + dim, 128, ap_q8_stride(dim) - dim);
+}
+
+void ap_q8_decode(const uint8_t *row, const struct ap_q8_meta *meta, uint32_t dim, float *out)
+{
+    for (uint32_t i = 0; i < dim; i++)
+        out[i] = (float)((int)row[i] - 128) * meta->scale;
+}
+
+static void finish_query(struct ap_q8_query *query, uint32_t dim, int8_t *room)
+{
+    query->q = room;
+    query->sum = 0;
+    memset(room + dim, 0, ap_q8_stride(dim) - dim);
+    for (uint32_t i = 0; i < dim; i++)
+        query->sum += room[i];
 }
 
 void ap_q8_query_init(struct ap_q8_query *query, const float *vector, uint32_t dim, int8_t *room)
 {
-    float most = largest(vector, dim, &query->norm2);
-    query->q = room;
-    query->scale = most / 127;
-    query->sum = 0;
-    float inverse = most > 0 ? 127 / most : 0;
-    for (uint32_t i = 0; i < dim; i++) {
-        room[i] = (int8_t)rounded(vector[i], inverse);
-        query->sum += room[i];
-    }
-    memset(room + dim, 0, ap_q8_stride(dim) - dim);
+    query->scale = quantize(vector, dim, &query->norm2, room);
+    finish_query(query, dim, room);
+}
+
+void ap_q8_query_of_row(struct ap_q8_query *query, const uint8_t *row, const struct ap_q8_meta *meta, uint32_t dim, int8_t *room)
+{
+    memcpy(room, row, dim);
+    flip((uint8_t *)room, dim);
+    query->scale = meta->scale;
+    query->norm2 = meta->norm2;
+    finish_query(query, dim, room);
 }
 
 /* Sum of row[i] * q[i], row biased by 128. At most 65,536 * 255 * 127, which 31 bits hold. */
@@ -62,7 +141,7 @@ static int32_t dot_plain(const uint8_t *row, const int8_t *q, size_t stride)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) static int32_t dot_vnni(const uint8_t *row, const int8_t *q, size_t stride)
+AVX512 static int32_t dot_vnni(const uint8_t *row, const int8_t *q, size_t stride)
 {
     __m512i a = _mm512_setzero_si512(), b = _mm512_setzero_si512();
     size_t i = 0;
@@ -73,6 +152,42 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) static int32_t d
     if (i < stride)
         a = _mm512_dpbusd_epi32(a, _mm512_loadu_si512(row + i), _mm512_loadu_si512(q + i));
     return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+}
+
+/* Four rows that follow each other: the query's bytes are loaded once, and the sums are added up together. */
+AVX512 static __m128i dots4_vnni(const uint8_t *row, const int8_t *q, size_t stride)
+{
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (size_t i = 0; i < stride; i += 64) {
+        __m512i x = _mm512_loadu_si512(q + i);
+        a = _mm512_dpbusd_epi32(a, _mm512_loadu_si512(row + i), x);
+        b = _mm512_dpbusd_epi32(b, _mm512_loadu_si512(row + stride + i), x);
+        c = _mm512_dpbusd_epi32(c, _mm512_loadu_si512(row + 2 * stride + i), x);
+        d = _mm512_dpbusd_epi32(d, _mm512_loadu_si512(row + 3 * stride + i), x);
+    }
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/* ap_q8_scores of the first n rows, n a multiple of 4. */
+AVX512 static void scores_vnni(const struct ap_q8_query *query, enum ap_distance distance, const uint8_t *rows, const struct ap_q8_meta *meta,
+                               size_t stride, size_t n, float *scores)
+{
+    const __m128i bias = _mm_set1_epi32(128 * query->sum);
+    const __m128 scale = _mm_set1_ps(query->scale), own = _mm_set1_ps(query->norm2);
+    for (size_t i = 0; i < n; i += 4) {
+        __m128i dots = dots4_vnni(rows + i * stride, query->q, stride);
+        __m256 m = _mm256_loadu_ps((const float *)(const void *)(meta + i)); /* scale, norm2 of each */
+        __m128 low = _mm256_castps256_ps128(m), high = _mm256_extractf128_ps(m, 1);
+        __m128 scales = _mm_shuffle_ps(low, high, 0x88);
+        __m128 product = _mm_mul_ps(_mm_mul_ps(_mm_cvtepi32_ps(_mm_sub_epi32(dots, bias)), scale), scales);
+        if (distance == AP_EUCLID)
+            product = _mm_sub_ps(_mm_sub_ps(_mm_add_ps(product, product), _mm_shuffle_ps(low, high, 0xdd)), own);
+        _mm_storeu_ps(scores + i, product);
+    }
 }
 
 __attribute__((target("avx2"))) static int32_t dot_avx2(const uint8_t *row, const int8_t *q, size_t stride)
@@ -93,7 +208,7 @@ __attribute__((target("avx2"))) static int32_t dot_avx2(const uint8_t *row, cons
 static dot_fn choose(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (has_avx512())
         return dot_vnni;
     if (__builtin_cpu_supports("avx2"))
         return dot_avx2;
@@ -107,7 +222,14 @@ void ap_q8_scores(const struct ap_q8_query *query, enum ap_distance distance, co
     size_t stride = ap_q8_stride(dim);
     int64_t bias = (int64_t)128 * query->sum;
     dot_fn dot = choose();
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+#if defined(__x86_64__)
+    if (has_avx512()) {
+        i = n & ~(size_t)3;
+        scores_vnni(query, distance, rows, meta, stride, i, scores);
+    }
+#endif
+    for (; i < n; i++) {
         float product = (float)((int64_t)dot(rows + i * stride, query->q, stride) - bias) * query->scale * meta[i].scale;
         scores[i] = distance == AP_EUCLID ? 2 * product - meta[i].norm2 - query->norm2 : product;
     }

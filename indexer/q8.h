@@ -16,9 +16,15 @@ struct ap_q8_meta { float scale, norm2; }; /* of one row; norm2 is the squared l
 /* out has ap_q8_stride(dim) bytes. */
 void ap_q8_encode(const float *vector, uint32_t dim, uint8_t *out, struct ap_q8_meta *meta);
 
+/* What the row stands for. */
+void ap_q8_decode(const uint8_t *row, const struct ap_q8_meta *meta, uint32_t dim, float *out);
+
 struct ap_q8_query { int8_t *q; float scale, norm2; int32_t sum; };
 /* room: ap_q8_stride(dim) bytes, borrowed for the query's life. */
 void ap_q8_query_init(struct ap_q8_query *query, const float *vector, uint32_t dim, int8_t *room);
+
+/* A row as a query. */
+void ap_q8_query_of_row(struct ap_q8_query *query, const uint8_t *row, const struct ap_q8_meta *meta, uint32_t dim, int8_t *room);
 
 /* Scores of n rows, larger is better: inner product, or minus the squared distance. */
 void ap_q8_scores(const struct ap_q8_query *query, enum ap_distance distance, const uint8_t *rows, const struct ap_q8_meta *meta,

@@ -207,9 +207,10 @@ void ap_top_offer(struct ap_top *top, float score, uint64_t slot)
     }
 }
 
-/* Rows from to end of a flat run of 8-bit rows. */
+/* Rows from to end of a flat run of 8-bit rows; only_these: those in it (NULL: all). Most rows fall behind by their score,
+ * so it is asked for few. */
 static void scan(const struct ap_segment *s, const struct ap_segment_query *q, const uint8_t *codes, const struct ap_q8_meta *meta,
-                 uint32_t from, uint32_t end, struct ap_top *top)
+                 uint32_t from, uint32_t end, const roaring_bitmap_t *only_these, struct ap_top *top)
 {
     enum { BLOCK = 128 };
     float scores[BLOCK];
@@ -218,7 +219,8 @@ static void scan(const struct ap_segment *s, const struct ap_segment_query *q, c
         uint32_t run = end - i < BLOCK ? end - i : BLOCK;
         ap_q8_scores(&q->q8, s->distance, codes + i * stride, meta + i, s->dim, run, scores);
         for (uint32_t j = 0; j < run; j++)
-            if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, i + j))
+            if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, i + j) &&
+                (!only_these || roaring_bitmap_contains(only_these, i + j)))
                 ap_top_offer(top, scores[j], ap_segment_slot(s, i + j));
     }
 }
@@ -228,7 +230,7 @@ static void search_hot(const struct ap_segment *s, const struct ap_segment_query
     uint32_t from = 0, n;
     /* Once more for what replaced a row that was dead in this pass. */
     while ((n = atomic_load_explicit(&s->count, memory_order_acquire)) > from) {
-        scan(s, q, s->codes, s->meta, from, n, top);
+        scan(s, q, s->codes, s->meta, from, n, NULL, top);
         from = n;
     }
 }
@@ -243,7 +245,7 @@ static void search_lists(const struct ap_segment *s, const struct ap_segment_que
     uint32_t *lists = (uint32_t *)q->ordinals;
     uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
     for (uint32_t i = 0; i < n; i++)
-        scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], top);
+        scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], NULL, top);
 }
 
 static int search_faiss(const struct ap_segment *s, const struct ap_segment_query *q, uint32_t live, struct ap_top *top, struct ap_err *err)
@@ -280,9 +282,11 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
 /* ---- some rows alone ---- */
 
 /* Measured with bench/filter.c. */
-#define MORE_PROBES 2.6 /* at least so many times the lists of an unfiltered search: recall */
+#define MORE_PROBES 1.2 /* at least so many times the lists of an unfiltered search: recall */
 #define MORE_WORK 1.8   /* and no more than so many times its scoring: time */
 #define ROW_COST 4.0    /* of a row far from the next one, in rows that follow each other: memory's latency */
+#define DENSE 0.3       /* where more of the rows pass, lists are scored as a whole */
+#define FAISS_MORE 2.6  /* MORE_PROBES of FAISS's structures, whose default effort is lower */
 
 void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top)
 {
@@ -335,8 +339,11 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     *all = false;
     uint32_t *lists = (uint32_t *)q->ordinals;
     uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes > least ? probes : (uint32_t)least, q->scores, lists);
+    bool dense = (double)matches > DENSE * v->count;
     for (uint32_t i = 0; i < n; i++)
-        if (v->starts[lists[i]] < v->starts[lists[i] + 1] && roaring_move_uint32_iterator_equalorlarger(&it, v->starts[lists[i]]))
+        if (dense)
+            scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], rows, top);
+        else if (v->starts[lists[i]] < v->starts[lists[i] + 1] && roaring_move_uint32_iterator_equalorlarger(&it, v->starts[lists[i]]))
             score_between(s, q, &it, v->starts[lists[i] + 1], top);
 }
 
@@ -355,7 +362,7 @@ static int search_faiss_these(const struct ap_segment *s, const struct ap_segmen
             if (ap_segment_live(s, found[i]))
                 bits[found[i] / 8] |= (uint8_t)(1u << (found[i] % 8));
     uint32_t usual = q->effort ? q->effort : ap_ann_effort(s->ann);
-    double share = (double)matches / s->cap, effort = usual * (share < 1 / MORE_PROBES ? 1 / share : MORE_PROBES);
+    double share = (double)matches / s->cap, effort = usual * (share < 1 / FAISS_MORE ? 1 / share : FAISS_MORE);
     size_t k = top->k < matches ? top->k : matches;
     int rc = ap_ann_search(s->ann, q->vector, k, effort < 1e6 ? (uint32_t)effort : 1000000, bits, q->scores, q->ordinals, err);
     bool descending = ap_score_descending(s->distance);
