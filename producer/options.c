@@ -27,7 +27,7 @@ static const struct ap_option options[] = {
     {"request_timeout_ms", AP_OPT_INT, AT(request_timeout_ms), "10000", 1, 3600000, false, "milliseconds a write waits for Kafka, and with wait=true for its region, when it names no timeout"},
     {"clock.offset_ms", AP_OPT_INT, AT(clock_offset_ms), "0", -3600000, 3600000, false, "added to the wall clock in milliseconds; for tests of clocks that disagree"},
     {"clock.max_drift_ms", AP_OPT_INT, AT(clock_max_drift_ms), "60000", 1, 86400000, false, "milliseconds the clock may be ahead of what is heard from others; beyond it writes get 503"},
-    {"bulk.batch_rows", AP_OPT_INT, AT(bulk_batch_rows), "1024", 1, 65536, false, "rows of a bulk upload that are encoded and published together"},
+    {"bulk.batch_rows", AP_OPT_INT, AT(bulk_batch_rows), "4096", 1, 65536, false, "rows of a bulk upload that are encoded and published together"},
     {"encode_threads", AP_OPT_INT, AT(encode_threads), "0", 0, 256, false, "threads that parse and encode bulk uploads; 0: one per core"},
     {"codec.train_rows", AP_OPT_INT, AT(train_rows), "0", 0, 100000000, false, "vectors a codec is trained on; 0: as many as it needs to be good"},
     {"codec.train_wait_ms", AP_OPT_INT, AT(train_wait_ms), "5000", 0, 86400000, false, "milliseconds without new vectors after which fewer, if enough, will do"},
