@@ -1,10 +1,13 @@
-/* Bulk load of an .npy file, and when it is searchable in both regions.
+/* Bulk load of an .npy file, when it is searchable in both regions, and how they answer at that moment.
  *
- *   bench_bulk --producer URL --home URL --abroad URL --collection NAME --npy FILE [--generation 1] [--check 1000]
+ *   bench_bulk --producer URL --home URL [--abroad URL] --collection NAME --npy FILE [--generation 1] [--check 1000]
+ *              [--queries FILE.npy --truth FILE.npy]
  *
  * The file is streamed to the producer in one request; ids are derived from the vectors, as UUIDs. When it is acknowledged,
  * --check random rows, the last 100 among them, are asked for by id in both regions until every one has been found. Both
- * times run from the first byte sent. Prints one JSON object. */
+ * times run from the first byte sent. With --queries, both regions are then searched at once, one client each, while they
+ * do what they still have to do; --truth names the ten rows that a query should find (a row of numbers a query). The first
+ * 20 are asked for once more with `exact`: that is what the codes allow. Prints one JSON object. */
 #include <pthread.h>
 #include "bench/bench.h"
 #include "common/ident.h"
@@ -93,9 +96,69 @@ static void post_file(const char *producer, const char *collection, const char *
     fclose(f);
 }
 
+static void id_of(const char *collection, uint64_t generation, const struct bench_matrix *m, size_t row, char out[AP_POINT_ID_TEXT])
+{
+    struct ap_point_id id;
+    ap_point_id_from_vector(ap_collection_id(collection, generation), m->data + row * m->dim, m->dim, &id);
+    ap_point_id_print(&id, out);
+}
+
+/* --- searching --- */
+
+#define TRUTH 10
+#define EXACT 20
+
+struct asking { const char *url, *collection; struct bench_matrix queries; char (*truth)[AP_POINT_ID_TEXT]; pthread_t thread; double *ms, recall, recall_first, recall_exact; };
+
+static double ask(struct asking *a, struct bench_http *http, struct ap_buf *body, size_t q, bool exact, size_t *hits)
+{
+    char url[512];
+    snprintf(url, sizeof url, "%s/collections/%s/points/query", a->url, a->collection);
+    ap_buf_clear(body);
+    ap_buf_append(body, "{\"query\":", 9);
+    bench_json_floats(body, a->queries.data + q * a->queries.dim, a->queries.dim);
+    ap_buf_printf(body, ",\"limit\":%d%s}", TRUTH, exact ? ",\"params\":{\"exact\":true}" : "");
+    int64_t t = ap_mono_ns();
+    long status = bench_http_send(http, "POST", url, body->data, body->len);
+    double ms = (double)(ap_mono_ns() - t) / 1e6;
+    if (status != 200)
+        bench_die("POST %s: %ld %s", url, status, (char *)http->answer.data);
+    for (size_t i = 0; i < TRUTH; i++)
+        *hits += strstr((char *)http->answer.data, a->truth[q * TRUTH + i]) != NULL;
+    return ms;
+}
+
+static void *ask_main(void *arg)
+{
+    struct asking *a = arg;
+    struct bench_http http;
+    struct ap_buf body = {0};
+    size_t hits = 0, first = 0, exact = 0, few = a->queries.rows < EXACT ? a->queries.rows : EXACT;
+    bench_http_init(&http);
+    for (size_t q = 0; q < a->queries.rows; q++) {
+        a->ms[q] = ask(a, &http, &body, q, false, &hits);
+        if (q + 1 == few)
+            first = hits;
+    }
+    for (size_t q = 0; q < few; q++)
+        ask(a, &http, &body, q, true, &exact);
+    a->recall = (double)hits / (double)(a->queries.rows * TRUTH);
+    a->recall_first = (double)first / (double)(few * TRUTH);
+    a->recall_exact = (double)exact / (double)(few * TRUTH);
+    ap_buf_free(&body);
+    bench_http_fini(&http);
+    return NULL;
+}
+
+static void print_asked(const char *name, struct asking *a)
+{
+    printf(",\"%s\":{\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"recall_at_10\":%.4f,\"of_the_first\":%.4f,\"exact_of_the_first\":%.4f}", name,
+           bench_percentile(a->ms, a->queries.rows, 0.5), bench_percentile(a->ms, a->queries.rows, 0.99), a->recall, a->recall_first, a->recall_exact);
+}
+
 int main(int argc, char **argv)
 {
-    const char *producer = NULL, *home = NULL, *abroad = NULL, *collection = NULL, *npy = NULL;
+    const char *queries = NULL, *truth = NULL, *producer = NULL, *home = NULL, *abroad = NULL, *collection = NULL, *npy = NULL;
     size_t checks = 1000;
     uint64_t generation = 1;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -105,11 +168,13 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--collection")) collection = argv[i + 1];
         else if (!strcmp(argv[i], "--npy")) npy = argv[i + 1];
         else if (!strcmp(argv[i], "--generation")) generation = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--queries")) queries = argv[i + 1];
+        else if (!strcmp(argv[i], "--truth")) truth = argv[i + 1];
         else if (!strcmp(argv[i], "--check")) checks = (size_t)atol(argv[i + 1]);
         else bench_die("unknown option %s", argv[i]);
     }
-    if (!producer || !home || !abroad || !collection || !npy || checks < 1) {
-        fprintf(stderr, "usage: bench_bulk --producer URL --home URL --abroad URL --collection NAME --npy FILE [--generation N] [--check N]\n");
+    if (!producer || !home || !collection || !npy || checks < 1 || !queries != !truth) {
+        fprintf(stderr, "usage: bench_bulk --producer URL --home URL [--abroad URL] --collection NAME --npy FILE [--generation N] [--check N] [--queries FILE --truth FILE]\n");
         return 2;
     }
     curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -121,9 +186,22 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < checks; i++) {
         seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
         size_t row = i < 100 ? m.rows - 1 - i : (size_t)(seed >> 33) % m.rows;
-        struct ap_point_id id;
-        ap_point_id_from_vector(ap_collection_id(collection, generation), m.data + row * m.dim, m.dim, &id);
-        ap_point_id_print(&id, ids[i]);
+        id_of(collection, generation, &m, row, ids[i]);
+    }
+    size_t regions = abroad ? 2 : 1;
+    struct asking asking[2] = { { .url = home, .collection = collection }, { .url = abroad, .collection = collection } };
+    if (queries) {
+        struct bench_matrix q = bench_load_npy(queries), t = bench_load_npy(truth);
+        if (q.dim != m.dim || t.dim != TRUTH || t.rows != q.rows)
+            bench_die("%s and %s do not fit %s", queries, truth, npy);
+        char (*wanted)[AP_POINT_ID_TEXT] = calloc(q.rows * TRUTH, sizeof *wanted);
+        for (size_t i = 0; i < q.rows * TRUTH; i++)
+            id_of(collection, generation, &m, (size_t)t.data[i], wanted[i]);
+        for (size_t i = 0; i < regions; i++) {
+            asking[i].queries = q;
+            asking[i].truth = wanted;
+            asking[i].ms = calloc(q.rows, sizeof(double));
+        }
     }
     struct bench_http http;
     bench_http_init(&http);
@@ -131,14 +209,25 @@ int main(int argc, char **argv)
     post_file(producer, collection, npy, &http);
     int64_t acked = ap_mono_ns();
     struct check check[2] = { { home, collection, ids, checks, 0, 0 }, { abroad, collection, ids, checks, 0, 0 } };
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < regions; i++)
         pthread_create(&check[i].thread, NULL, check_main, &check[i]);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < regions; i++)
         pthread_join(check[i].thread, NULL);
-    double ack_s = (double)(acked - start) / 1e9, home_s = (double)(check[0].found_ns - start) / 1e9, abroad_s = (double)(check[1].found_ns - start) / 1e9;
-    double both = home_s > abroad_s ? home_s : abroad_s;
-    printf("{\"rows\":%zu,\"checked\":%zu,\"acknowledged_s\":%.3f,\"acknowledged_per_second\":%.0f,\"found_home_s\":%.3f,\"found_abroad_s\":%.3f,"
-           "\"found_in_both_per_second\":%.0f}\n",
-           m.rows, checks, ack_s, (double)m.rows / ack_s, home_s, abroad_s, (double)m.rows / both);
+    for (size_t i = 0; queries && i < regions; i++)
+        pthread_create(&asking[i].thread, NULL, ask_main, &asking[i]);
+    for (size_t i = 0; queries && i < regions; i++)
+        pthread_join(asking[i].thread, NULL);
+    double ack_s = (double)(acked - start) / 1e9, home_s = (double)(check[0].found_ns - start) / 1e9, both = home_s;
+    printf("{\"rows\":%zu,\"checked\":%zu,\"acknowledged_s\":%.3f,\"acknowledged_per_second\":%.0f,\"found_home_s\":%.3f", m.rows, checks, ack_s,
+           (double)m.rows / ack_s, home_s);
+    if (abroad) {
+        double abroad_s = (double)(check[1].found_ns - start) / 1e9;
+        both = abroad_s > home_s ? abroad_s : home_s;
+        printf(",\"found_abroad_s\":%.3f", abroad_s);
+    }
+    printf(",\"found_%s_per_second\":%.0f", abroad ? "in_both" : "home", (double)m.rows / both);
+    for (size_t i = 0; queries && i < regions; i++)
+        print_asked(i ? "queries_abroad" : "queries_home", &asking[i]);
+    printf("}\n");
     return 0;
 }

@@ -23,6 +23,7 @@ from harness.kafka import create_topics
 from harness.region import World, wipe
 from harness.wait import wait_until
 from peers import run as peers, table
+import scale
 import streaming
 
 
@@ -230,7 +231,7 @@ class Report:
         figures = measure()
         took = round(time.monotonic() - start + figures.pop("took_before_s", 0), 1)
         say(f"  {figures}\n  {took} s")
-        self.out[name] = {**figures, "should": SHOULD[name], "took_s": took}
+        self.out[name] = {**figures, "should": (SHOULD | scale.SHOULD)[name], "took_s": took}
 
     def finish(self) -> None:
         print(json.dumps({**self.out, "took_s": round(time.monotonic() - self.started, 1)}, indent=2))
@@ -247,7 +248,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="all of it in under two minutes; the result says what was shortened")
     parser.add_argument("--data", help="a 2-D .npy file with 384 columns")
-    parser.add_argument("--only", default=",".join(PARTS), help="which parts, by name, separated by commas: all of them")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"which parts, by name, separated by commas; default all but those at a million rows: {', '.join(scale.PARTS)}")
     parser.add_argument("--peers", default=",".join(peers.default()), help="beside which engines, by name; default %(default)s. weaviate is among them once it is built (./dev deps weaviate)")
     parser.add_argument("--runbook", help="streaming: a runbook in big-ann-benchmarks' format instead of one made here")
     parser.add_argument("--dataset", help="streaming: which of the runbook's datasets; default generated and embeddings, each its own")
@@ -261,7 +262,7 @@ def main() -> None:
         print(table.of_file(args.table))
         return
     size = QUICK if args.quick else FULL
-    report = Report(names(args.only, PARTS, "--only"), quick=args.quick)
+    report = Report(names(args.only, PARTS + tuple(scale.PARTS), "--only"), quick=args.quick)
     engines = names(args.peers, tuple(peers.NAMES), "--peers")
     folder = paths.STATE / "bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,6 +294,8 @@ def main() -> None:
         with World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit="full").start() as world:
             report.part("memory", "regions that hold nothing else", lambda: memory_run(world, data))
             report.part("wan", "idle regions, 40 ms between them, and a partition", lambda: wan(world, data, size))
+    for name, part in scale.PARTS.items():
+        report.part(name, part.__doc__, lambda: part(folder, args.quick))
     if "peers" in report.out:
         say(table.markdown(report.out["peers"]))
     report.finish()
