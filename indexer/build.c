@@ -6,7 +6,7 @@
  *   4. segments without a live row             go
  *   5. a segment of which half is dead         is built anew
  *   6. merge_fan segments of one tier          become one (tier: power of merge_fan of hot_rows that their live rows reach)
- *   7. when no row came for some seconds       all small segments join the large one
+ *   7. when no row came for some seconds       all small segments join the large one, or each other
  *
  * While rows pour in (LOADING_ROWS a second), loading comes first: full hot segments wait until they are worth a large build,
  * and what merges sealed ones waits for the end.
@@ -108,21 +108,23 @@ static bool choose_tier(const struct ap_index *index, struct ap_coll *coll, stru
     return false;
 }
 
+/* All that fit, or, when the largest is not worth writing anew for the others, the others. */
 static bool choose_idle(struct ap_coll *coll, struct job *job)
 {
-    uint64_t total = 0, largest = 0;
+    uint64_t total = 0;
+    size_t largest = 0;
     for (size_t i = 0; i < coll->count; i++) {
         struct ap_segment *s = coll->segments[i];
-        if (s->hot)
+        if (s->hot || job->count == SOURCES_MAX || total + live(s) > rows_max(coll))
             continue;
-        if (live(s) > largest)
-            largest = live(s);
-        if (job->count < SOURCES_MAX && total + live(s) <= rows_max(coll)) {
-            job->sources[job->count++] = s;
-            total += live(s);
-        }
+        if (job->count > 0 && live(s) > live(job->sources[largest]))
+            largest = job->count;
+        job->sources[job->count++] = s;
+        total += live(s);
     }
-    if (job->count > 1 && (total - largest) * 8 >= total)
+    if (job->count > 1 && (total - live(job->sources[largest])) * 8 < total)
+        job->sources[largest] = job->sources[--job->count];
+    if (job->count > 1)
         return true;
     job->count = 0;
     return false;

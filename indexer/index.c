@@ -49,7 +49,10 @@ static void collect_collection(struct ap_metrics_out *out, const struct ap_state
     snprintf(labels, sizeof labels, "collection=\"%s\",kind=\"mapped\"", name);
     ap_metrics_emit(out, fields, labels, "gauge", help, sum.mapped);
     snprintf(labels, sizeof labels, "collection=\"%s\"", name);
-    ap_metrics_emit(out, "antipode_index_points", labels, "gauge", "Live points.", (double)atomic_load(&c->coll->points));
+    double points = (double)atomic_load(&c->coll->points);
+    ap_metrics_emit(out, "antipode_index_bytes_per_vector", labels, "gauge", "Memory of segments and payload indexes, mapped files included, and 8 bytes of the map, per live point.",
+                    points > 0 ? (sum.bytes[0] + sum.bytes[1] + sum.fields + sum.mapped) / points + 8 : 0);
+    ap_metrics_emit(out, "antipode_index_points", labels, "gauge", "Live points.", points);
     ap_metrics_emit(out, "antipode_index_pending_rows", labels, "gauge", "Rows set aside until their codec arrives.",
                     (double)atomic_load(&c->coll->pending_count));
 }
