@@ -7,7 +7,7 @@
  * --check random rows, the last 100 among them, are asked for by id in both regions until every one has been found. Both
  * times run from the first byte sent. With --queries, both regions are then searched at once, one client each, while they
  * do what they still have to do; --truth names the ten rows that a query should find (a row of numbers a query). The first
- * 20 are asked for once more with `exact`: that is what the codes allow. Prints one JSON object. */
+ * 5 are asked for once more with `exact`: that is what the codes allow. Prints one JSON object. */
 #include <pthread.h>
 #include "bench/bench.h"
 #include "common/ident.h"
@@ -106,7 +106,7 @@ static void id_of(const char *collection, uint64_t generation, const struct benc
 /* --- searching --- */
 
 #define TRUTH 10
-#define EXACT 20
+#define EXACT 5
 
 struct asking { const char *url, *collection; struct bench_matrix queries; char (*truth)[AP_POINT_ID_TEXT]; pthread_t thread; double *ms, recall, recall_first, recall_exact; };
 
