@@ -120,7 +120,7 @@ static bool applied_above(const struct ap_holes *now, const struct ap_position *
     return known;
 }
 
-static bool all_applied(const struct ap_holes *now, const struct ap_holes *publisher, const struct ap_published *p)
+bool ap_holes_applied(const struct ap_holes *now, const struct ap_holes *publisher, const struct ap_published *p)
 {
     for (size_t i = 0; i < p->count; i++)
         for (size_t k = 0; k < p->list[i].count; k++) {
@@ -140,7 +140,7 @@ int ap_holes_wait(struct ap_fetcher *f, const struct ap_side *side, const struct
     for (;;) {
         struct ap_holes now;
         int rc = ap_holes_ask(f, side, &now, err);
-        bool done = rc == 0 && all_applied(&now, publisher, p);
+        bool done = rc == 0 && ap_holes_applied(&now, publisher, p);
         ap_holes_fini(&now);
         if (rc || done)
             return rc;

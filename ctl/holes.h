@@ -29,6 +29,8 @@ void ap_holes_fini(struct ap_holes *h);
 
 struct ap_holes_closed { uint64_t proven, accepted, open; /* records */ };
 
+/* Has a side that has these holes applied all that was published after publisher was asked for its own? For tests, too. */
+bool ap_holes_applied(const struct ap_holes *now, const struct ap_holes *publisher, const struct ap_published *p);
 /* Waits until one side has applied all that was published after publisher was asked for its holes, also above holes of its own. */
 int ap_holes_wait(struct ap_fetcher *f, const struct ap_side *side, const struct ap_holes *publisher, const struct ap_published *p, struct ap_err *err);
 /* Close those of one side that are proven, when its rows were `brought`, and with accept the others, too; waits until the region

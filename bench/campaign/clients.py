@@ -20,6 +20,7 @@ from .history import WRITES, History, vector_of
 
 HOT, WARM, NOTED, OWN = 3, 2000, 8, 200
 OWN_BASE = 1_000_000
+APART = OWN_BASE // 2  # from here on: written in one region and deleted in another while they are apart
 REMEMBERED = 8      # own writes that session reads ask about
 PATIENCE_S = 12     # of a client; the daemons' own deadlines are shorter
 WAIT_S = 3          # deadline of a write that waits and of a read that waits, sent along

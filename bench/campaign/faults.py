@@ -213,9 +213,14 @@ def part_one_way(ground: Ground) -> dict:
 
 
 def part_all(ground: Ground) -> dict:
-    """Both ways, everybody from everybody."""
+    """Both ways, everybody from everybody. Meanwhile one region deletes what another has written."""
     delay = ground.world.delay
-    return _link(ground, ground.world.names, delay.part, delay.heal, (2, 6), ground.inside)
+
+    def part():
+        delay.part()
+        ground.apart()
+
+    return _link(ground, ground.world.names, part, delay.heal, (2, 6), ground.inside)
 
 
 def stall(ground: Ground) -> dict:

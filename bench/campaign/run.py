@@ -43,6 +43,7 @@ OVERRIDES = {
     "consumer": {},
     "indexer": {"index.hot_rows": 256},  # many sealed segments and merges, in minutes
 }
+APART_POINTS = 10
 RECOVER_S = 120  # longest that the regions may take after a fault
 
 
@@ -108,7 +109,7 @@ class Campaign:
         self.probes = {name: clients.Client(f"probe-{name}", len(self.crew) + i, name, self.urls, specs, self.history, self.plan.seed, operations, 1)
                        for i, name in enumerate(self.plan.regions)}
         self.ground = faults.Ground(self.world, self.rng, self.crew, self.plan.far)
-        self.ground.inside, self.ground.look = self.inside, self.look
+        self.ground.inside, self.ground.look, self.ground.apart = self.inside, self.look, self.apart
         self.ground.distances()
 
     def create(self, spec: dict) -> None:
@@ -147,6 +148,15 @@ class Campaign:
                                                {"ids": ids, "with_payload": True, "with_vector": False}, token, collection=collection, ids=ids)
                 return outcome == "ok"
             wait_until(read, max(0.1, end - time.monotonic()), f"{region} shows what {name} writes", every_s=0.1)
+
+    def apart(self) -> None:
+        """One region writes points that nobody else ever touches, and another deletes them. While nothing passes between them the
+        deletion is there first; its tombstone has to wait for the older write."""
+        first, second = self.rng.sample(self.plan.regions, 2)
+        ids = [clients.APART + len(self.faults) * APART_POINTS + i for i in range(APART_POINTS)]
+        for region, op in ((first, "upsert"), (second, "delete")):
+            for point in ids:  # one by one: a token has the version of its write's last point
+                self.probes[region].write(op, [point], spec={"name": "plain", "dim": DIM})
 
     def look(self, region: str, sessions: list[tuple]) -> int:
         """Session reads at a region, side by side: (collection, ids, token). Returns how many were answered in their second."""

@@ -5,6 +5,7 @@
 #include "common/clock.h"
 #include "common/schema.h"
 #include "ctl/describe.h"
+#include "ctl/holes.h"
 #include "ctl/report.h"
 
 static struct ap_page parse(const char *text)
@@ -220,6 +221,41 @@ END_TEST
 
 /* ---- records -------------------------------------------------------------------------------------------------------- */
 
+/* Stream 7 of partition 1: the publisher had 100 of it before, and has published up to 120 since. */
+START_TEST(what_was_published_is_applied_above_holes)
+{
+    static const struct { uint64_t mark, first, last, top; int partition; bool more, applied; } cases[] = {
+        {120, 0, 0, 0, 1, false, true},     /* no hole: the mark says it */
+        {119, 0, 0, 0, 1, false, false},
+        {50, 51, 60, 120, 1, false, true},  /* a hole of before, and all behind it */
+        {50, 51, 60, 119, 1, false, false}, /* the last has not come */
+        {50, 51, 100, 130, 1, false, true},
+        {50, 51, 101, 130, 1, false, false}, /* the first that was published is missing, too */
+        {50, 120, 125, 130, 1, false, false},
+        {50, 121, 125, 130, 1, false, true},
+        {50, 51, 60, 130, 2, false, false}, /* another partition's hole says nothing of this one's end */
+        {50, 51, 60, 130, 1, true, false},  /* there are holes that are not listed */
+        {120, 51, 60, 130, 1, true, true},
+    };
+    struct ap_token_entry entry = {"vec-mutations", 1, 120};
+    struct ap_token token = {{"eu"}, 7, 0, &entry, 1, 7};
+    struct ap_published published = {&token, 1, 20};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ap_position had = {.stream = 7, .region = {"eu"}, .topic = "vec-mutations", .partition = 1, .mark = 100}, has = had;
+        struct ap_holes publisher = {.list = json_array(), .positions = &had, .position_count = 1};
+        struct ap_holes now = {.list = json_array(), .positions = &has, .position_count = 1, .more = cases[i].more};
+        has.mark = cases[i].mark;
+        if (cases[i].last)
+            json_array_append_new(now.list, json_pack("{s:s,s:s,s:s,s:i,s:I,s:I,s:I}", "stream", "0000000000000007", "lineage", "0000000000000007", "topic",
+                                                      "vec-mutations", "partition", cases[i].partition, "first", (json_int_t)cases[i].first, "last",
+                                                      (json_int_t)cases[i].last, "top", (json_int_t)cases[i].top));
+        ck_assert_msg(ap_holes_applied(&now, &publisher, &published) == cases[i].applied, "case %zu", i);
+        json_decref(now.list);
+        json_decref(publisher.list);
+    }
+}
+END_TEST
+
 START_TEST(topics_say_what_their_records_are)
 {
     ck_assert_int_eq(ap_record_kind_of("vec-mutations"), AP_RECORD_MUTATION);
@@ -279,6 +315,7 @@ int main(void)
     tcase_add_test(tc, numbers_for_people);
     tcase_add_test(tc, topics_say_what_their_records_are);
     tcase_add_test(tc, a_mutation_keeps_every_bit_as_json);
+    tcase_add_test(tc, what_was_published_is_applied_above_holes);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
