@@ -1,13 +1,13 @@
 /* Bulk load of an .npy file, when it is searchable in both regions, and how they answer at that moment.
  *
- *   bench_bulk --producer URL --home URL [--abroad URL] --collection NAME --npy FILE [--generation 1] [--check 1000]
+ *   bench_bulk --producer URL [--home URL [--abroad URL]] --collection NAME --npy FILE [--generation 1] [--check 1000]
  *              [--queries FILE.npy --truth FILE.npy]
  *
  * The file is streamed to the producer in one request; ids are derived from the vectors, as UUIDs. When it is acknowledged,
  * --check random rows, the last 100 among them, are asked for by id in both regions until every one has been found. Both
- * times run from the first byte sent. With --queries, both regions are then searched at once, one client each, while they
- * do what they still have to do; --truth names the ten rows that a query should find (a row of numbers a query). The first
- * 5 are asked for once more with `exact`: that is what the codes allow. Prints one JSON object. */
+ * times run from the first byte sent; without --home nothing is looked for. With --queries, both regions are then searched at
+ * once, one client each, while they do what they still have to do; --truth names the ten rows that a query should find (a row of
+ * numbers a query). The first 5 are asked for once more with `exact`: that is what the codes allow. Prints one JSON object. */
 #include <pthread.h>
 #include "bench/bench.h"
 #include "common/ident.h"
@@ -173,8 +173,8 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--check")) checks = (size_t)atol(argv[i + 1]);
         else bench_die("unknown option %s", argv[i]);
     }
-    if (!producer || !home || !collection || !npy || checks < 1 || !queries != !truth) {
-        fprintf(stderr, "usage: bench_bulk --producer URL --home URL [--abroad URL] --collection NAME --npy FILE [--generation N] [--check N] [--queries FILE --truth FILE]\n");
+    if (!producer || !collection || !npy || checks < 1 || !queries != !truth || (!home && (abroad || queries))) {
+        fprintf(stderr, "usage: bench_bulk --producer URL [--home URL [--abroad URL]] --collection NAME --npy FILE [--generation N] [--check N] [--queries FILE --truth FILE]\n");
         return 2;
     }
     curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -188,7 +188,7 @@ int main(int argc, char **argv)
         size_t row = i < 100 ? m.rows - 1 - i : (size_t)(seed >> 33) % m.rows;
         id_of(collection, generation, &m, row, ids[i]);
     }
-    size_t regions = abroad ? 2 : 1;
+    size_t regions = abroad ? 2 : home ? 1 : 0;
     struct asking asking[2] = { { .url = home, .collection = collection }, { .url = abroad, .collection = collection } };
     if (queries) {
         struct bench_matrix q = bench_load_npy(queries), t = bench_load_npy(truth);
@@ -217,15 +217,15 @@ int main(int argc, char **argv)
         pthread_create(&asking[i].thread, NULL, ask_main, &asking[i]);
     for (size_t i = 0; queries && i < regions; i++)
         pthread_join(asking[i].thread, NULL);
-    double ack_s = (double)(acked - start) / 1e9, home_s = (double)(check[0].found_ns - start) / 1e9, both = home_s;
-    printf("{\"rows\":%zu,\"checked\":%zu,\"acknowledged_s\":%.3f,\"acknowledged_per_second\":%.0f,\"found_home_s\":%.3f", m.rows, checks, ack_s,
-           (double)m.rows / ack_s, home_s);
-    if (abroad) {
-        double abroad_s = (double)(check[1].found_ns - start) / 1e9;
-        both = abroad_s > home_s ? abroad_s : home_s;
-        printf(",\"found_abroad_s\":%.3f", abroad_s);
+    double ack_s = (double)(acked - start) / 1e9, last = 0;
+    printf("{\"rows\":%zu,\"acknowledged_s\":%.3f,\"acknowledged_per_second\":%.0f", m.rows, ack_s, (double)m.rows / ack_s);
+    for (size_t i = 0; i < regions; i++) {
+        double found_s = (double)(check[i].found_ns - start) / 1e9;
+        last = found_s > last ? found_s : last;
+        printf(",\"found_%s_s\":%.3f", i ? "abroad" : "home", found_s);
     }
-    printf(",\"found_%s_per_second\":%.0f", abroad ? "in_both" : "home", (double)m.rows / both);
+    if (regions > 0)
+        printf(",\"checked\":%zu,\"found_%s_per_second\":%.0f", checks, abroad ? "in_both" : "home", (double)m.rows / last);
     for (size_t i = 0; queries && i < regions; i++)
         print_asked(i ? "queries_abroad" : "queries_home", &asking[i]);
     printf("}\n");

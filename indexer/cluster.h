@@ -12,8 +12,13 @@
 void ap_cluster_train(const uint8_t *rows, const struct ap_q8_meta *meta, size_t n, uint32_t dim, enum ap_distance distance, uint32_t k,
                       int iterations, const _Atomic bool *stop, uint8_t *out, struct ap_q8_meta *out_meta);
 
-/* The centroid that scores best for the row. q8: ap_q8_stride(dim) bytes, scores: k. */
-uint32_t ap_cluster_nearest(const uint8_t *row, const struct ap_q8_meta *meta, uint32_t dim, enum ap_distance distance, const uint8_t *centroids,
-                            const struct ap_q8_meta *centroid_meta, uint32_t k, int8_t *q8, float *scores);
+/* Centroids in groups, so that a row is compared with the groups and the centroids of the nearest few: a fifth of a thousand.
+ * Now and then that misses the nearest by a little. */
+struct ap_cluster_groups;
+/* Orders the k centroids (borrowed, at the same place while the groups live) by group. */
+struct ap_cluster_groups *ap_cluster_groups_new(uint8_t *centroids, struct ap_q8_meta *meta, uint32_t k, uint32_t dim, enum ap_distance distance);
+/* The centroid that scores best for the row. One thread at a time. */
+uint32_t ap_cluster_nearest(struct ap_cluster_groups *groups, const uint8_t *row, const struct ap_q8_meta *meta);
+void ap_cluster_groups_free(struct ap_cluster_groups **groups);
 
 #endif

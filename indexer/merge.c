@@ -225,25 +225,21 @@ struct coarse { uint32_t lists; uint8_t *rows; struct ap_q8_meta *meta; };
 #define NONE UINT32_MAX
 static int assign(struct merging *m, const struct coarse *c, uint32_t *list_of, uint32_t *sizes, uint32_t *count, struct ap_err *err)
 {
-    int8_t *q8 = malloc(ap_q8_stride(m->params->dim));
-    float *scores = malloc(c->lists * sizeof *scores);
+    struct ap_cluster_groups *groups = ap_cluster_groups_new(c->rows, c->meta, c->lists, m->params->dim, m->params->distance);
     int rc = 0;
-    if (!q8 || !scores)
-        abort();
     for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
         size_t n = m->count - i < BLOCK ? m->count - i : BLOCK;
         rc = load_block(m, i, n, 1, err);
         for (size_t j = 0; rc == 0 && j < n; j++) {
             if (!m->rows[j])
                 continue;
-            uint32_t list = c->lists == 1 ? 0 : ap_cluster_nearest(m->rows[j], m->metas[j], m->params->dim, m->params->distance, c->rows, c->meta, c->lists, q8, scores);
+            uint32_t list = c->lists == 1 ? 0 : ap_cluster_nearest(groups, m->rows[j], m->metas[j]);
             list_of[i + j] = list;
             sizes[list]++;
             (*count)++;
         }
     }
-    free(q8);
-    free(scores);
+    ap_cluster_groups_free(&groups);
     return rc;
 }
 

@@ -302,10 +302,13 @@ void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query 
     }
 }
 
-/* How many lists: what an unfiltered search spends on scoring goes to the rows of the filter, however far they are spread. */
+/* How many lists: what an unfiltered search spends on scoring goes to the rows of the filter, however far they are spread.
+ * Where lists are scored as a whole, more of them cost as much as they would without a filter. */
 static uint32_t probes_for(uint32_t usual, uint32_t lists, uint32_t count, uint64_t matches)
 {
     double apart = (double)count / (double)matches, cost = apart < ROW_COST ? apart : ROW_COST;
+    if (apart * DENSE < 1)
+        matches = UINT64_MAX;
     double wanted = MORE_WORK * usual * (double)count / ((double)matches * cost);
     wanted = wanted > (double)usual * MORE_PROBES ? wanted : (double)usual * MORE_PROBES;
     return wanted < lists ? (uint32_t)wanted : lists;

@@ -78,19 +78,27 @@ END_TEST
 /* Rows lie about as near to their centroids as float32 k-means brings them. */
 START_TEST(clusters_hold_what_is_near)
 {
-    enum { N = 4000, DIM = 48, K = 64 };
+    enum { N = 4000, DIM = 48, K = 200 };
     enum ap_distance distance = _i ? AP_EUCLID : AP_COSINE;
     float *x = test_clustered(N, DIM, 9, 1), scores[K];
     struct rows r = encode(x, N, DIM), c = {aligned_alloc(64, K * ap_q8_stride(DIM)), calloc(K, sizeof(struct ap_q8_meta))};
     int8_t *room = aligned_alloc(64, ap_q8_stride(DIM));
     ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 8, NULL, c.bytes, c.meta);
+    struct ap_cluster_groups *g = ap_cluster_groups_new(c.bytes, c.meta, K, DIM, distance);
+    uint32_t same = 0;
     double one = 0, near = 0;
     float mean[DIM] = {0}, centroid[DIM];
     uint32_t used[K] = {0}, groups = 0;
     for (size_t i = 0; i < (size_t)N * DIM; i++)
         mean[i % DIM] += x[i] / N;
     for (size_t i = 0; i < N; i++) {
-        uint32_t k = ap_cluster_nearest(r.bytes + i * ap_q8_stride(DIM), &r.meta[i], DIM, distance, c.bytes, c.meta, K, room, scores);
+        uint32_t k = ap_cluster_nearest(g, r.bytes + i * ap_q8_stride(DIM), &r.meta[i]), best = 0;
+        struct ap_q8_query q;
+        ap_q8_query_of_row(&q, r.bytes + i * ap_q8_stride(DIM), &r.meta[i], DIM, room);
+        ap_q8_scores(&q, distance, c.bytes, c.meta, DIM, K, scores);
+        for (uint32_t j = 1; j < K; j++)
+            best = scores[j] > scores[best] ? j : best;
+        same += best == k;
         ck_assert_uint_lt(k, K);
         groups += used[k]++ == 0;
         ap_q8_decode(c.bytes + k * ap_q8_stride(DIM), &c.meta[k], DIM, centroid);
@@ -98,6 +106,8 @@ START_TEST(clusters_hold_what_is_near)
         near -= exact_score(x + i * DIM, centroid, DIM, AP_EUCLID);
     }
     ck_assert_uint_ge(groups, K * 9 / 10);
+    ck_assert_msg(same >= N * 97 / 100, "%u of %d rows got their nearest centroid", same, N);
+    ap_cluster_groups_free(&g);
     ck_assert_msg(near < 0.5 * one, "%g of %g is left", near, one);
     _Atomic bool stop = true; /* it ends at once */
     ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 1000000, &stop, c.bytes, c.meta);
@@ -111,14 +121,15 @@ END_TEST
 START_TEST(equal_rows_and_zeroes_are_no_trouble)
 {
     enum { N = 40, DIM = 8, K = 10 };
-    float x[N * DIM] = {0}, scores[K];
-    int8_t room[64];
+    float x[N * DIM] = {0};
     for (size_t i = 0; i < (size_t)N * DIM / 2; i++)
         x[i] = 1;
     struct rows r = encode(x, N, DIM), c = {aligned_alloc(64, K * 64), calloc(K, sizeof(struct ap_q8_meta))};
     ap_cluster_train(r.bytes, r.meta, N, DIM, AP_COSINE, K, 3, NULL, c.bytes, c.meta);
+    struct ap_cluster_groups *g = ap_cluster_groups_new(c.bytes, c.meta, K, DIM, AP_COSINE);
     for (size_t i = 0; i < N; i++)
-        ck_assert_uint_lt(ap_cluster_nearest(r.bytes + i * 64, &r.meta[i], DIM, AP_COSINE, c.bytes, c.meta, K, room, scores), K);
+        ck_assert_uint_lt(ap_cluster_nearest(g, r.bytes + i * 64, &r.meta[i]), K);
+    ap_cluster_groups_free(&g);
     for (size_t k = 0; k < K; k++)
         ck_assert(isfinite(c.meta[k].scale) && isfinite(c.meta[k].norm2));
     drop(&r);
