@@ -60,6 +60,21 @@ def make_data(folder: Path, source: str | None, rows: int) -> dict[str, Path]:
     return out
 
 
+def write_truth(file: Path, base: np.ndarray, queries: np.ndarray, k: int = 10, ids: np.ndarray | None = None) -> Path:
+    """For bench_query's --truth: of each question the ids of the k nearest, by exact inner product of rows of unit length. Row i has the id ids[i], or i.
+    Ids are written as floats, which hold those below 2^24 exactly."""
+    nearest = np.empty((len(queries), k), np.float32)
+    for at in range(0, len(queries), 250):
+        best = np.argpartition(-(queries[at:at + 250] @ base.T), k - 1, axis=1)[:, :k]
+        nearest[at:at + 250] = best if ids is None else ids[best]
+    np.save(file, nearest)
+    return file
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def tool(name: str, *args) -> dict:
     """Runs one of the C benchmarks and reads its JSON line."""
     done = subprocess.run([paths.binary(f"bench_{name}"), *map(str, args)], capture_output=True, text=True)

@@ -23,7 +23,7 @@ import time
 import numpy as np
 import yaml
 from harness.api import Api
-from kit import create, say, tool
+from kit import create, say, tool, unit, write_truth
 
 K = 10
 DELETED_AT_ONCE = 10_000
@@ -95,8 +95,7 @@ class Stream:
 
     def __init__(self, eu, us, name: str, base: np.ndarray, queries: Path, folder: Path):
         self.eu, self.us, self.name, self.base, self.queries, self.folder = eu, us, name, base, queries, folder
-        self.asked = np.load(queries)
-        self.asked /= np.linalg.norm(self.asked, axis=1, keepdims=True)
+        self.asked = unit(np.load(queries))
         self.row_of = np.full(len(base), -1)
         self.tokens: list[str] = []
         self.writes, self.writing_s = 0, 0.0
@@ -127,13 +126,7 @@ class Stream:
         alive = np.flatnonzero(self.row_of >= 0)
         if len(alive) < K:
             sys.exit(f"the runbook searches when {len(alive)} rows are alive; {K} are asked for")
-        rows = self.base[self.row_of[alive]]
-        out = np.empty((len(self.asked), K), np.float32)
-        for at in range(0, len(self.asked), 250):
-            out[at:at + 250] = alive[np.argpartition(-(self.asked[at:at + 250] @ rows.T), K - 1, axis=1)[:, :K]]
-        path = self.folder / "streaming-truth.npy"
-        np.save(path, out)
-        return path
+        return write_truth(self.folder / "streaming-truth.npy", self.base[self.row_of[alive]], self.asked, K, alive)
 
     def search(self, count: int) -> dict:
         """Waits, by the tokens of what was written, until a region shows it; then asks."""
@@ -176,8 +169,7 @@ def run(eu, us, folder: Path, datasets: dict[str, dict[str, Path]], clusters: in
     """datasets: by name, what make_data() gives. A runbook that was made lies beside the data, as NAME.yaml, to be run again or elsewhere."""
     out = {}
     for name, data in datasets.items():
-        base = np.load(data["base"])
-        base /= np.linalg.norm(base, axis=1, keepdims=True)
+        base = unit(np.load(data["base"]))
         if runbook:
             steps = read_runbook(runbook, dataset or name, len(base))
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import paths
-from kit import say
+from kit import say, unit, write_truth
 
 from . import antipode, weaviate
 from .measure import K
@@ -24,17 +24,10 @@ def prepare(folder: Path, data, limit: int | None = None) -> tuple[dict, Path, i
     """Rows (at most `limit`) and questions of unit length, and for each question the ids of the nearest by exact cosine."""
     out = {}
     for name, path in data.items():
-        rows = np.load(path).astype(np.float32)[:limit if name == "base" else None]
         out[name] = folder / f"peers-{name}.npy"
-        np.save(out[name], rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        np.save(out[name], unit(np.load(path)[:limit if name == "base" else None]))
     base, queries = np.load(out["base"]), np.load(out["queries"])
-    nearest = np.empty((len(queries), K), np.float32)
-    for at in range(0, len(queries), 250):
-        scores = queries[at:at + 250] @ base.T
-        best = np.argpartition(-scores, K, axis=1)[:, :K]
-        nearest[at:at + 250] = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1), 1)
-    np.save(folder / "peers-truth.npy", nearest)  # as floats, which hold ids below 2^24 exactly
-    return out, folder / "peers-truth.npy", len(base)
+    return out, write_truth(folder / "peers-truth.npy", base, queries, K), len(base)
 
 
 def install(what: str) -> str | None:
