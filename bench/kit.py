@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("ANTIPODE_PRESET", "release")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -25,6 +26,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def refuse(text: str) -> NoReturn:
+    """What was asked for cannot be: said before anything starts."""
+    say(text)
+    sys.exit(2)
+
+
 def clustered(rows: int, dim: int, seed: int = 7) -> np.ndarray:
     """A mixture of 200 Gaussians, each with 24 directions of its own and a little noise in all; unit length."""
     rng = np.random.default_rng(seed)
@@ -41,9 +48,12 @@ def clustered(rows: int, dim: int, seed: int = 7) -> np.ndarray:
 
 
 def make_data(folder: Path, source: str | None, rows: int) -> dict[str, Path]:
-    data = np.load(source).astype(np.float32) if source else clustered(rows + WARM_ROWS + QUERIES, DIM)
+    try:
+        data = np.load(source).astype(np.float32) if source else clustered(rows + WARM_ROWS + QUERIES, DIM)
+    except (OSError, ValueError) as e:
+        refuse(f"{source} is no readable .npy file: {e}")
     if data.ndim != 2 or data.shape[1] != DIM:
-        sys.exit(f"{source}: wants {DIM} columns, has {data.shape}")
+        refuse(f"{source}: wants {DIM} columns, has {data.shape}")
     order = np.random.default_rng(11).permutation(len(data))
     queries, rest = data[order[:QUERIES]], data[order[QUERIES:]]
     base = rest[:rows]

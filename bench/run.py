@@ -12,12 +12,11 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from kit import DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, regions, say, settled, tool, train, unit, write_truth
+from kit import DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, refuse, regions, say, settled, tool, train, unit, write_truth
 from harness import paths
 from harness.kafka import create_topics
 from harness.region import World, wipe
@@ -195,7 +194,7 @@ def warmed(eu, us, size: Size):
     return eu, us
 
 
-def stream_data(folder: Path, args, data, size: Size) -> dict[str, dict[str, Path]]:
+def stream_data(folder: Path, args, size: Size) -> dict[str, dict[str, Path]]:
     """By name: vectors made here, and embeddings, those of --data or of the sample in the repository."""
     out = {}
     for name, source in (("generated", None), ("embeddings", args.data or SAMPLE)):
@@ -240,7 +239,7 @@ class Report:
 def names(text: str, known: tuple[str, ...], option: str) -> set[str]:
     wanted = {n for n in text.split(",") if n}
     if wanted - set(known):
-        sys.exit(f"{option}: there is no {', '.join(sorted(wanted - set(known)))}; there are {', '.join(known)}")
+        refuse(f"{option}: there is no {', '.join(sorted(wanted - set(known)))}; there are {', '.join(known)}")
     return wanted
 
 
@@ -273,6 +272,7 @@ def main() -> None:
         report.out["shortened"] = size.shortened
         say("--quick: " + "; ".join(size.shortened))
 
+    plans = streaming.plan(folder, stream_data(folder, args, size), size.clusters, args.runbook, args.dataset) if "streaming" in report.wanted else []
     others = peers.Others(folder, data, engines, size.count, size.peer_rows)
     if "peers" in report.wanted:
         say("peers: other engines, one after the other")
@@ -287,7 +287,7 @@ def main() -> None:
             report.part("bulk", "acknowledged, and found in both regions", lambda: bulk(eu, us, data))
             report.part("query", "latency and recall over HTTP", lambda: query(eu, us, data, size.count))
             report.part("streaming", "runbooks of inserts, deletes and searches", lambda: streaming.run(
-                eu, us, folder, stream_data(folder, args, data, size), size.clusters, size.count // 2, args.runbook, args.dataset))
+                eu, us, folder, plans, size.count // 2))
     if report.wanted & {"memory", "wan"}:
         say("starting two regions with a delay line between them")
         wipe(folder / "wan")

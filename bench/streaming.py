@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-import sys
 import time
 
 import numpy as np
 import yaml
 from harness.api import Api
-from kit import create, say, tool, unit, write_truth
+from kit import create, refuse, say, tool, unit, write_truth
 
 K = 10
 DELETED_AT_ONCE = 10_000
@@ -33,33 +32,33 @@ FIELDS = {"insert": ("start", "end"), "delete": ("start", "end"), "replace": ("t
 def check(file: str, number: int, step: dict, rows: int) -> dict:
     where = f"{file}, step {number}"
     if not isinstance(step, dict) or step.get("operation") not in FIELDS:
-        sys.exit(f"{where}: operation is one of {', '.join(FIELDS)}")
+        refuse(f"{where}: operation is one of {', '.join(FIELDS)}")
     for field in FIELDS[step["operation"]]:
         value = step.get(field)
         if not isinstance(value, int) or not 0 <= value <= rows:
-            sys.exit(f"{where}: {field} is a number from 0 to {rows}, the rows of the data")
+            refuse(f"{where}: {field} is a number from 0 to {rows}, the rows of the data")
     for prefix in {f.rsplit("start", 1)[0] for f in FIELDS[step["operation"]] if f.endswith("start")}:
         if step[f"{prefix}start"] >= step[f"{prefix}end"]:
-            sys.exit(f"{where}: {prefix}start is not below {prefix}end")
+            refuse(f"{where}: {prefix}start is not below {prefix}end")
     if step["operation"] == "replace" and step["tags_end"] - step["tags_start"] != step["ids_end"] - step["ids_start"]:
-        sys.exit(f"{where}: as many tags as ids")
+        refuse(f"{where}: as many tags as ids")
     return step
 
 
 def read_runbook(file: str, dataset: str, rows: int) -> list[dict]:
-    """The steps of one dataset, in their order; sys.exit with what is wrong."""
+    """The steps of one dataset, in their order; exit code 2 with what is wrong."""
     try:
         found = yaml.safe_load(Path(file).read_text())
     except (OSError, yaml.YAMLError) as e:
-        sys.exit(f"{file} cannot be read as a runbook: {e}")
+        refuse(f"{file} cannot be read as a runbook: {e}")
     if not isinstance(found, dict) or not isinstance(found.get(dataset), dict):
-        sys.exit(f"{file} has no dataset {dataset!r}; it has {', '.join(map(str, found)) if isinstance(found, dict) else 'none'}")
+        refuse(f"{file} has no dataset {dataset!r}; it has {', '.join(map(str, found)) if isinstance(found, dict) else 'none'}")
     book = found[dataset]
     steps = []
     while len(steps) + 1 in book:
         steps.append(check(file, len(steps) + 1, book[len(steps) + 1], rows))
     if not any(s["operation"] == "search" for s in steps):
-        sys.exit(f"{file}: {dataset} never searches")
+        refuse(f"{file}: {dataset} never searches")
     return steps
 
 
@@ -125,7 +124,7 @@ class Stream:
     def truth(self) -> Path:
         alive = np.flatnonzero(self.row_of >= 0)
         if len(alive) < K:
-            sys.exit(f"the runbook searches when {len(alive)} rows are alive; {K} are asked for")
+            refuse(f"the runbook searches when {len(alive)} rows are alive; {K} are asked for")
         return write_truth(self.folder / "streaming-truth.npy", self.base[self.row_of[alive]], self.asked, K, alive)
 
     def search(self, count: int) -> dict:
@@ -165,9 +164,10 @@ def play(eu, us, name: str, base: np.ndarray, queries: Path, steps: list[dict], 
                        "worst_p99_ms": max(s[where]["p99_ms"] for s in searches)} for where in ("home", "abroad")}, "each": searches}
 
 
-def run(eu, us, folder: Path, datasets: dict[str, dict[str, Path]], clusters: int, count: int, runbook: str | None = None, dataset: str | None = None) -> dict:
-    """datasets: by name, what make_data() gives. A runbook that was made lies beside the data, as NAME.yaml, to be run again or elsewhere."""
-    out = {}
+def plan(folder: Path, datasets: dict[str, dict[str, Path]], clusters: int, runbook: str | None = None, dataset: str | None = None) -> list[tuple]:
+    """What run() will play: (name, rows, file of questions, steps) of each dataset, datasets being by name what make_data() gives. A runbook
+    that was made lies beside the data, as streaming-NAME.yaml, to be run again or elsewhere."""
+    out = []
     for name, data in datasets.items():
         base = unit(np.load(data["base"]))
         if runbook:
@@ -177,7 +177,14 @@ def run(eu, us, folder: Path, datasets: dict[str, dict[str, Path]], clusters: in
             file = folder / f"streaming-{name}.yaml"
             file.write_text(yaml.safe_dump({name: make_runbook(bounds)}, sort_keys=False))
             steps = read_runbook(str(file), name, len(base))
+        out.append((name, base, data["queries"], steps))
+    return out
+
+
+def run(eu, us, folder: Path, plans: list[tuple], count: int) -> dict:
+    out = {}
+    for name, base, queries, steps in plans:
         say(f"  {name}: {len(steps)} steps over {len(base)} rows")
-        out[name] = play(eu, us, name, base, data["queries"], steps, folder, count)
+        out[name] = play(eu, us, name, base, queries, steps, folder, count)
         say(f"    {json.dumps({k: v for k, v in out[name].items() if k != 'each'})}")
     return out

@@ -37,4 +37,5 @@ def of_file(path: str) -> str:
         result = json.loads(Path(path).read_text())
         return markdown(result)
     except (OSError, ValueError, KeyError, TypeError) as e:
-        sys.exit(f"{path} is no result of ./dev bench with peers in it: {e!r}")
+        print(f"{path} is no result of ./dev bench with peers in it: {e!r}", file=sys.stderr)
+        sys.exit(2)

@@ -1,5 +1,6 @@
 """What ./dev bench computes by itself: efforts for a recall, tables, runbooks. The engines are measured by ./dev bench, not here."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -62,6 +63,14 @@ def runbook(tmp_path):
     return write
 
 
+@contextlib.contextmanager
+def refused(capsys, said: str):
+    with pytest.raises(SystemExit) as e:
+        yield
+    assert e.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 SEARCH = {"operation": "search"}
 
 
@@ -79,17 +88,17 @@ def test_a_runbook_is_read_in_the_order_of_its_numbers(runbook):
     ({"operation": "replace", "tags_start": 0, "tags_end": 2, "ids_start": 0, "ids_end": 3}, "as many tags as ids"),
     ("insert", "operation is one of"),
 ])
-def test_a_wrong_step_is_named(runbook, step, said):
-    with pytest.raises(SystemExit, match=said):
+def test_a_wrong_step_is_named(runbook, capsys, step, said):
+    with refused(capsys, said):
         streaming.read_runbook(runbook([step, SEARCH]), "d", 100)
 
 
-def test_a_runbook_has_to_have_the_dataset_and_a_search(runbook, tmp_path):
-    with pytest.raises(SystemExit, match="no dataset 'other'; it has d"):
+def test_a_runbook_has_to_have_the_dataset_and_a_search(runbook, capsys, tmp_path):
+    with refused(capsys, "no dataset 'other'; it has d"):
         streaming.read_runbook(runbook([SEARCH]), "other", 100)
-    with pytest.raises(SystemExit, match="never searches"):
+    with refused(capsys, "never searches"):
         streaming.read_runbook(runbook([{"operation": "insert", "start": 0, "end": 5}]), "d", 100)
-    with pytest.raises(SystemExit, match="cannot be read"):
+    with refused(capsys, "cannot be read"):
         streaming.read_runbook(str(tmp_path / "none.yaml"), "d", 100)
 
 
