@@ -8,6 +8,7 @@ columns; a thousand of them, chosen by a fixed seed, are kept back as queries an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -41,17 +42,21 @@ class Size:
     idle_settle_s: int = 15         # heartbeats slow down after ten idle seconds
     idle_s: int = 60
     apart_s: int = 60
+    apart_coded: bool = True
+    one_world: bool = False         # the same two regions for all parts
     clusters: int = 8
     jit: str = "full"
     shortened: tuple[str, ...] = ()
 
 
 FULL = Size()
-QUICK = Size(rows=10_000, peer_rows=5_000, count=500, latency_s=3, warm_alone_s=2, warm_s=2, wan_s=2, wan_warm_s=2, idle_settle_s=0, idle_s=3, apart_s=3, clusters=2, shortened=(
-    "10,000 rows a part, 5,000 for peers, instead of 60,000: rates leave out what grows with the rows, memory a vector counts more of what does not",
-    "JVMs warmed up for 4 s instead of 140: latency, wan and load rates are those of brokers that have just started",
-    "latency 3 s, wan 2 s, idle 3 s (before heartbeats slow down) and a partition of 3 s, instead of 20, 20, 60 and 60: p99 is of a few hundred requests",
-    "500 questions a figure instead of 4,000; streaming over 2 clusters instead of 8",
+QUICK = Size(rows=10_000, peer_rows=4_000, count=300, latency_s=3, warm_alone_s=2, warm_s=0, wan_s=2, wan_warm_s=0, idle_settle_s=0, idle_s=3, apart_s=3,
+             apart_coded=False, one_world=True, clusters=2, shortened=(
+    "10,000 rows a part, 4,000 for peers, instead of 60,000: rates leave out what grows with the rows, memory a vector counts more of what does not",
+    "JVMs are not warmed up for minutes: latency, wan and load rates are those of brokers that have just started",
+    "one pair of regions, with the delay line between them, for all parts: later ones share it with what the earlier ones left",
+    "latency 3 s, wan 2 s, idle 3 s (before heartbeats slow down) and a partition of 3 s of float32, instead of 20, 20, 60 and 60 of codes: p99 is of a few hundred requests",
+    "300 questions a figure instead of 4,000; streaming over 2 clusters instead of 8",
 ))
 SAMPLE = paths.TEST_DATA / "debian-4k.f16.npy"
 
@@ -65,16 +70,22 @@ def whole(eu, us, collection: str, data, rate: int, seconds: int) -> dict:
                 "--collection", collection, "--npy", data["base"], "--rate", rate, "--seconds", seconds)
 
 
+def bench_topic(eu, us) -> None:
+    if "vec-bench" not in eu.kafka.admin.list_topics(timeout=5).topics:
+        create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
+    wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
+
+
 def latency(eu, us, data, size: Size) -> dict:
     """Kafka with MirrorMaker alone first, then Antipode on the same road, at one rate. JVMs that have just started take two
     minutes of load to compile what they run, at many times the later latency: they are warmed up with what they then do."""
-    create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
-    wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
+    bench_topic(eu, us)
     create(eu, us, "latency", "home")
     train(eu, us, "latency", data)
 
-    say("  warming up the JVMs")
-    alone(eu, us, 1000, size.warm_alone_s), whole(eu, us, "latency", data, 1000, size.warm_s)
+    if size.warm_s:
+        say("  warming up the JVMs")
+        alone(eu, us, 1000, size.warm_alone_s), whole(eu, us, "latency", data, 1000, size.warm_s)
     return {"kafka_and_mirrormaker_alone": alone(eu, us, 1000, size.latency_s), **whole(eu, us, "latency", data, 1000, size.latency_s)}
 
 
@@ -125,16 +136,17 @@ def equal(eu, us, collection: str) -> bool:
     return done.returncode == 0
 
 
-def partition(world, data, seconds: int, rate: int = 1000) -> dict:
+def partition(world, data, seconds: int, coded: bool, rate: int = 1000) -> dict:
     """Both regions write while nothing passes between them; then how long until verify finds no difference."""
     eu, us = world
     create(eu, us, "partition", "none", codec="PQ48")
-    train(eu, us, "partition", data)
+    if coded:
+        train(eu, us, "partition", data)
     world.delay.part()
     writers = [subprocess.Popen([paths.binary("bench_latency"), "--producer", r.producer.url, "--collection", "partition", "--npy", data["base"],
                                  "--rate", str(rate), "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True) for r in world]
     had = [json.loads(w.communicate()[0])["rate_had"] for w in writers]
-    written = WARM_ROWS + 2 * rate * seconds
+    written = (WARM_ROWS if coded else 0) + 2 * rate * seconds
     world.delay.heal()
     start = time.monotonic()
     wait_until(lambda: points(eu, "partition") == points(us, "partition") == written, 300, "both regions have all points")
@@ -168,11 +180,11 @@ def wan(world, data, size: Size) -> dict:
     out["idle"] = idle(world, size.idle_settle_s, size.idle_s)
     say(f"  idle: {out['idle']}")
     world.delay.distance(40)
-    create_topics(eu.kafka.admin, {"vec-bench": (4, {})})
-    wait_until(lambda: "eu.vec-bench" in us.kafka.admin.list_topics(timeout=5).topics, 60, "the benchmark's topic is mirrored")
+    bench_topic(eu, us)
     create(eu, us, "wan", "home")
     train(eu, us, "wan", data)
-    alone(eu, us, rate, min(10, size.wan_warm_s)), whole(eu, us, "wan", data, rate, size.wan_warm_s)
+    if size.wan_warm_s:
+        alone(eu, us, rate, 10), whole(eu, us, "wan", data, rate, size.wan_warm_s)
     out["latency"] = {"one_way_ms": 40, "kafka_and_mirrormaker_alone": alone(eu, us, rate, seconds), **whole(eu, us, "wan", data, rate, seconds)}
     out["latency"]["quorum"] = tool("latency", "--producer", eu.producer.url, "--collection", "wan", "--npy", data["base"], "--rate", 50,
                                     "--seconds", seconds, "--level", "quorum")["ack"]
@@ -181,7 +193,7 @@ def wan(world, data, size: Size) -> dict:
                                    "--seconds", seconds, "--session", eu.indexer.url)
     say(f"  read your writes at home, 1,000 writes a second: {out['read_your_writes']}")
     world.delay.distance(0)
-    out["partition"] = partition(world, data, size.apart_s)
+    out["partition"] = partition(world, data, size.apart_s, size.apart_coded)
     say(f"  partition: {out['partition']}")
     return out
 
@@ -203,6 +215,7 @@ def stream_data(folder: Path, args, size: Size) -> dict[str, dict[str, Path]]:
     return {args.dataset: out["embeddings" if args.data else "generated"]} if args.dataset else out
 
 
+IN_ONE_PLACE = {"peers", "latency", "bulk", "query", "streaming"}
 PARTS = ("peers", "latency", "bulk", "query", "streaming", "memory", "wan")
 SHOULD = {
     "peers": "throughput_of_faiss_at_0.99 >= 0.8, the cost of a null handler taken off; 20 times Weaviate's load rate",
@@ -277,22 +290,28 @@ def main() -> None:
     if "peers" in report.wanted:
         say("peers: other engines, one after the other")
         others.measure()
-    if report.wanted & {"peers", "latency", "bulk", "query", "streaming"}:
-        say("starting two regions")
-        with regions(folder / "regions", size.jit) as world:
+    with contextlib.ExitStack() as stack:
+        world = None
+        if size.one_world or report.wanted & {"memory", "wan"}:
+            say("starting two regions with a delay line between them")
+            wipe(folder / "wan")
+            world = stack.enter_context(World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit=size.jit).start())
+            report.part("memory", "regions that hold nothing else", lambda: memory_run(world, data))
+        if not size.one_world:
+            report.part("wan", "idle regions, 40 ms between them, and a partition", lambda: wan(world, data, size))
+            stack.close()
+            if report.wanted & IN_ONE_PLACE:
+                say("starting two regions")
+                world = stack.enter_context(regions(folder / "regions", size.jit))
+        if report.wanted & IN_ONE_PLACE:
             eu, us = world
-            # First, while the daemons hold nothing: their memory is part of it.
+            # First, while the daemons hold little: their memory is part of it.
             report.part("peers", "Antipode on the same rows", lambda: others.beside(warmed(eu, us, size)))
             report.part("latency", "one point a request, 1,000 a second", lambda: latency(eu, us, data, size))
             report.part("bulk", "acknowledged, and found in both regions", lambda: bulk(eu, us, data))
             report.part("query", "latency and recall over HTTP", lambda: query(eu, us, data, size.count))
-            report.part("streaming", "runbooks of inserts, deletes and searches", lambda: streaming.run(
-                eu, us, folder, plans, size.count // 2))
-    if report.wanted & {"memory", "wan"}:
-        say("starting two regions with a delay line between them")
-        wipe(folder / "wan")
-        with World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit="full").start() as world:
-            report.part("memory", "regions that hold nothing else", lambda: memory_run(world, data))
+            report.part("streaming", "runbooks of inserts, deletes and searches", lambda: streaming.run(eu, us, folder, plans, size.count // 2))
+        if size.one_world:
             report.part("wan", "idle regions, 40 ms between them, and a partition", lambda: wan(world, data, size))
     for name, part in scale.PARTS.items():
         report.part(name, part.__doc__, lambda: part(folder, args.quick))
