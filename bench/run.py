@@ -258,7 +258,7 @@ def names(text: str, known: tuple[str, ...], option: str) -> set[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="all of it in under two minutes; the result says what was shortened")
+    parser.add_argument("--quick", action="store_true", help="all of it in about two minutes; the result says what was shortened")
     parser.add_argument("--data", help="a 2-D .npy file with 384 columns")
     parser.add_argument("--only", default=",".join(PARTS), help=f"which parts, by name, separated by commas; default all but those at a million rows: {', '.join(scale.PARTS)}")
     parser.add_argument("--peers", default=",".join(peers.default()), help="beside which engines, by name; default %(default)s. weaviate is among them once it is built (./dev deps weaviate)")
