@@ -17,6 +17,7 @@
 #include "common/slotmap.h"
 
 #define AP_STORE_FORMAT 1
+#define AP_STORE_READING "reading" /* a file in a store that is being rebuilt, until it has nearly all */
 
 struct ap_store;     /* an open environment: thread-safe */
 struct ap_writer;    /* the one writer: owned by one thread */
@@ -29,11 +30,15 @@ struct ap_store_options {
     const char *region;        /* checked against what the store was made for */
     int32_t worker, workers;   /* likewise */
     bool read_only;            /* readers; AP_ENOTREADY while the writer has not created it yet */
+    bool unsynced;             /* writer: commits do not wait for the disk. kill -9 is survived, a crash of the machine is not */
 };
 int ap_store_open(struct ap_store **out, const struct ap_store_options *options, struct ap_err *err);
 void ap_store_close(struct ap_store **store); /* after its writer and snapshots */
 /* rows: current ones, tombstones too. used_bytes: what tables and rows fill of the file; the rest is free for reuse. */
 struct ap_store_stats { uint64_t file_bytes, used_bytes, rows, first_slot, next_slot; };
+/* Before all of the log is read: ask the disk for the file as a whole, up to a quarter of the machine's memory. Does not wait. Row by
+ * row, as it is read otherwise, a disk takes ten times as long. */
+void ap_store_read_ahead(const struct ap_store *store);
 /* Another store is in this one's place now: its folder was exchanged (common/handover.h). */
 bool ap_store_replaced(const struct ap_store *store);
 /* Random, made with the store: slots of a store with another id mean nothing here. */
@@ -122,6 +127,8 @@ int ap_snapshot_row(const struct ap_snapshot *s, uint64_t slot, struct ap_row *o
 int ap_snapshot_scan(const struct ap_snapshot *s, uint64_t from, int (*fn)(void *arg, uint64_t slot, const struct ap_row *row), void *arg, struct ap_err *err);
 /* Raw vector of the row at slot: borrowed, maybe unaligned; AP_ENOTFOUND (with err untouched) when there is none. */
 int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **vector, size_t *len);
+/* Has any slot from first to last one? Also when that cannot be found out. */
+bool ap_snapshot_has_raw(const struct ap_snapshot *s, uint64_t first, uint64_t last);
 int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out, size_t *count, struct ap_err *err);
 /* Every run of missing records, until fn returns non-zero, which is returned. top: the greatest number known there. */
 int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole, uint64_t top), void *arg, struct ap_err *err);

@@ -37,7 +37,7 @@ struct ap_store_state { uint64_t next_slot, first_slot, rows, control_version; }
 struct ap_store {
     char *path;
     size_t map_bytes;
-    bool read_only;
+    bool read_only, unsynced;
     MDB_env *env;
     MDB_dbi db[AP_DB_COUNT];
     int dir_fd;
