@@ -16,6 +16,7 @@
 #include <faiss/c_api/error_c.h>
 #include <faiss/c_api/index_factory_c.h>
 #include <faiss/c_api/utils/distances_c.h>
+#include "common/ann_factory.h"
 #include "common/ann_internal.h"
 
 void openblas_set_num_threads(int threads);
@@ -59,6 +60,37 @@ int ap_ann_failed(struct ap_err *err, enum ap_code code, const char *what)
 }
 
 /* ---- sealed structures ---- */
+
+static int check_dim(const char *factory, uint32_t dim, struct ap_err *err)
+{
+    FaissIndex *index = NULL;
+    int rc = ap_factory_check(factory, dim, err);
+    if (rc == 0 && faiss_index_factory(&index, (int)dim, factory, METRIC_L2) != 0)
+        rc = ap_ann_failed(err, AP_EINVAL, "FAISS cannot use it");
+    faiss_Index_free(index);
+    return rc;
+}
+
+int ap_ann_check(const char *factory, uint32_t dim, struct ap_err *err)
+{
+    static const uint32_t usual[] = {768, 840, 1024};
+    struct ap_err ignored;
+    if (dim)
+        return check_dim(factory, dim, err);
+    int rc = check_dim(factory, usual[0], err);
+    for (size_t i = 1; rc != 0 && i < sizeof usual / sizeof *usual; i++)
+        rc = check_dim(factory, usual[i], &ignored);
+    /* A number in it may have to divide them. */
+    for (const char *p = factory; rc != 0 && *p; p++) {
+        char *end;
+        unsigned long n = isdigit((unsigned char)*p) ? strtoul(p, &end, 10) : 0;
+        if (n > 0)
+            p = end - 1;
+        if (n > 0 && n <= 1024)
+            rc = check_dim(factory, (uint32_t)n * 8, &ignored);
+    }
+    return rc;
+}
 
 /* nprobe that finds 97 % of the true ten on the real embeddings (bench/index.c): about a sixth of the lists of a small
  * index, less of a large one, because lists grow with the root. */

@@ -40,6 +40,8 @@ void ap_codec_unref(struct ap_codec **c);
 
 /* --- sealed ANN structures --- built once, then read-only; search is thread-safe */
 struct ap_ann;
+/* Can FAISS make such a structure of vectors of so many dimensions? dim 0: of any. AP_EINVAL with FAISS's reason. */
+int ap_ann_check(const char *factory, uint32_t dim, struct ap_err *err);
 /* Build from n vectors; ordinal i is vector i. factory as FAISS's index_factory ("IVF256,SQ8", "Flat", "HNSW16"). */
 int ap_ann_build(const char *factory, uint32_t dim, enum ap_distance distance, const float *vectors, size_t n, int threads, struct ap_ann **out, struct ap_err *err);
 /* The same in steps, so that memory stays bounded: train on a sample, then add in order of ordinals; not searched meanwhile. */

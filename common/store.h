@@ -127,8 +127,6 @@ int ap_snapshot_row(const struct ap_snapshot *s, uint64_t slot, struct ap_row *o
 int ap_snapshot_scan(const struct ap_snapshot *s, uint64_t from, int (*fn)(void *arg, uint64_t slot, const struct ap_row *row), void *arg, struct ap_err *err);
 /* Raw vector of the row at slot: borrowed, maybe unaligned; AP_ENOTFOUND (with err untouched) when there is none. */
 int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **vector, size_t *len);
-/* Has any slot from first to last one? Also when that cannot be found out. */
-bool ap_snapshot_has_raw(const struct ap_snapshot *s, uint64_t first, uint64_t last);
 int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out, size_t *count, struct ap_err *err);
 /* Every run of missing records, until fn returns non-zero, which is returned. top: the greatest number known there. */
 int ap_snapshot_holes(const struct ap_snapshot *s, int (*fn)(void *arg, const struct ap_position *at, const struct ap_hole *hole, uint64_t top), void *arg, struct ap_err *err);

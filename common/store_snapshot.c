@@ -108,20 +108,6 @@ int ap_snapshot_raw(const struct ap_snapshot *s, uint64_t slot, const uint8_t **
     return 0;
 }
 
-bool ap_snapshot_has_raw(const struct ap_snapshot *s, uint64_t first, uint64_t last)
-{
-    MDB_cursor *cursor;
-    MDB_val key = ap_val(&first, sizeof first), value;
-    uint64_t slot;
-    if (mdb_cursor_open(s->txn, s->store->db[AP_DB_RAW], &cursor) != 0)
-        return true;
-    int rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-    if (rc == 0)
-        memcpy(&slot, key.mv_data, sizeof slot);
-    mdb_cursor_close(cursor);
-    return rc == 0 ? slot <= last : rc != MDB_NOTFOUND;
-}
-
 int ap_snapshot_positions(const struct ap_snapshot *s, struct ap_position **out, size_t *count, struct ap_err *err)
 {
     MDB_stat stat;

@@ -132,12 +132,18 @@ static bool revive(struct ap_coll *coll, uint64_t slot)
 {
     if (slot > coll->sealed_last)
         return false;
-    for (size_t i = 0; i < coll->count; i++) {
-        int64_t ordinal = coll->segments[i]->hot ? -1 : ap_segment_find(coll->segments[i], slot);
-        if (ordinal >= 0) {
-            ap_segment_mark(coll->segments[i], (uint32_t)ordinal, true);
-            return true;
-        }
+    for (size_t i = 0; i <= coll->count; i++) {
+        struct ap_segment *s = i == 0 ? coll->revived_in < coll->count ? coll->segments[coll->revived_in] : NULL : coll->segments[i - 1];
+        if (!s || s->hot)
+            continue;
+        bool guess = i == 0 && coll->revived < s->cap && ap_segment_slot(s, ap_segment_nth(s, coll->revived)) == slot;
+        int64_t rank = guess ? coll->revived : i == 0 ? -1 : ap_segment_rank(s, slot);
+        if (rank < 0)
+            continue;
+        ap_segment_mark(s, ap_segment_nth(s, (uint32_t)rank), true);
+        coll->revived_in = i == 0 ? coll->revived_in : i - 1;
+        coll->revived = (uint32_t)rank + 1;
+        return true;
     }
     return false;
 }

@@ -11,6 +11,9 @@
  * While rows pour in (LOADING_ROWS a second), loading comes first: full hot segments wait until they are worth a large build,
  * and what merges sealed ones waits for the end.
  *
+ * While the log is read for the first time nobody searches: full hot segments then gather until half of the room for them is
+ * taken, or the end is reached (of a store that is being rebuilt, whoever rebuilds it says when), and few large segments are built instead of many that merges would read again.
+ *
  * A job works on references and short snapshots; only its end takes the apply lock: the live bits are then copied as they
  * are, and the list is swapped. A job that fails is logged and its collection rests for a while. */
 #include <assert.h>
@@ -18,17 +21,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include "common/log.h"
 #include "common/timeutil.h"
 #include "indexer/index_impl.h"
+#include "indexer/tier.h"
 
-#define SOURCES_MAX 64
+#define SOURCES_MAX 512   /* hot ones */
+#define SEALED_MAX 64     /* of the others: as many files as a file may stand for */
 #define IDLE_MS 2000
 #define REST_MS 30000
-#define FROZEN_BYTES_MAX (64u << 20)
+#define HELD_NS 20000000
 #define SEGMENT_BYTES_MAX (256u << 20)
 #define LOADING_ROWS 20000
-#define LOADING_BYTES (FROZEN_BYTES_MAX / 2) /* of full hot segments, which searches scan: 2 ms */
 
 struct job {
     struct ap_coll *coll;
@@ -80,7 +85,7 @@ static bool choose_fields(struct ap_coll *coll, struct job *job)
 
 static bool choose_decayed(struct ap_coll *coll, struct job *job)
 {
-    for (size_t i = 0; i < coll->count && job->count < SOURCES_MAX; i++)
+    for (size_t i = 0; i < coll->count && job->count < SEALED_MAX; i++)
         if (!coll->segments[i]->hot && live(coll->segments[i]) == 0)
             job->sources[job->count++] = coll->segments[i];
     for (size_t i = 0; i < coll->count && job->count == 0; i++)
@@ -115,7 +120,7 @@ static bool choose_idle(struct ap_coll *coll, struct job *job)
     size_t largest = 0;
     for (size_t i = 0; i < coll->count; i++) {
         struct ap_segment *s = coll->segments[i];
-        if (s->hot || job->count == SOURCES_MAX || total + live(s) > rows_max(coll))
+        if (s->hot || job->count == SEALED_MAX || total + live(s) > rows_max(coll))
             continue;
         if (job->count > 0 && live(s) > live(job->sources[largest]))
             largest = job->count;
@@ -142,12 +147,18 @@ static bool is_loading(struct ap_index *index, int64_t now)
     return index->loading;
 }
 
+static bool is_held(const struct ap_index *index)
+{
+    return index->options.hold && access(index->options.hold, F_OK) == 0;
+}
+
 static bool choose_job(struct ap_index *index, struct job *job)
 {
     int64_t now = ap_mono_ms();
     bool loading = is_loading(index, now);
-    bool small = loading && atomic_load(&index->frozen_bytes) < LOADING_BYTES;
     bool caught_up = atomic_load(&index->caught_up);
+    /* Searches scan them: half of the room is 2 ms by default. */
+    bool gather = (!caught_up || (index->options.hold ? is_held(index) : loading)) && atomic_load(&index->frozen_bytes) < index->options.unsealed_bytes / 2;
     bool idle = now - atomic_load(&index->last_row_ms) > IDLE_MS;
     bool found = false;
     pthread_mutex_lock(&index->apply_lock);
@@ -158,7 +169,7 @@ static bool choose_job(struct ap_index *index, struct job *job)
             if (!coll->definition || coll->dead || coll->rest_until_ms > now)
                 continue;
             *job = (struct job){.coll = coll, .merge = kind > 0};
-            found = kind == 0   ? !small && choose_frozen(coll, job)
+            found = kind == 0   ? !gather && choose_frozen(coll, job)
                     : kind == 1 ? choose_fields(coll, job)
                     : kind == 2 ? choose_decayed(coll, job)
                     : kind == 3 ? !loading && choose_tier(index, coll, job)
@@ -185,18 +196,34 @@ static bool sources_stand(const struct job *job)
     return true;
 }
 
-/* Rows that died while the segment was built stay dead. All slots rise, so each source is walked once. */
+static int by_first_slot(const void *a, const void *b)
+{
+    uint64_t x = 0, y = 0, last;
+    (void)ap_segment_range(*(struct ap_segment *const *)a, &x, &last);
+    (void)ap_segment_range(*(struct ap_segment *const *)b, &y, &last);
+    return (x > y) - (x < y);
+}
+
+/* Rows that died while the segment was built stay dead. All slots rise, so each source is walked once, and of the sources
+ * only those that have come to this slot and are not past it are looked at: mostly one. */
 static void copy_live(const struct job *job, struct ap_segment *built)
 {
+    struct ap_segment *sources[SOURCES_MAX];
     uint32_t at[SOURCES_MAX] = {0};
+    size_t first = 0, end = 0;
+    memcpy(sources, job->sources, job->count * sizeof(struct ap_segment *));
+    qsort(sources, job->count, sizeof *sources, by_first_slot);
     for (uint32_t rank = 0; rank < built->cap; rank++) {
         uint32_t ordinal = ap_segment_nth(built, rank);
-        uint64_t slot = ap_segment_slot(built, ordinal);
-        for (size_t j = 0; j < job->count; j++) {
-            const struct ap_segment *s = job->sources[j];
+        uint64_t slot = ap_segment_slot(built, ordinal), begins, last;
+        while (end < job->count && (!ap_segment_range(sources[end], &begins, &last) || begins <= slot))
+            end++;
+        for (size_t j = first; j < end; j++) {
+            const struct ap_segment *s = sources[j];
             uint32_t n = atomic_load(&s->count);
             while (at[j] < n && ap_segment_slot(s, ap_segment_nth(s, at[j])) < slot)
                 at[j]++;
+            first += j == first && at[j] == n;
             if (at[j] < n && ap_segment_slot(s, ap_segment_nth(s, at[j])) == slot && ap_segment_live(s, ap_segment_nth(s, at[j]))) {
                 ap_segment_mark(built, ordinal, true);
                 break;
@@ -291,6 +318,8 @@ static void do_job(struct ap_index *index, struct job *job)
         else /* it is served without, and gets them later */
             failed(index, job, "indexing payload fields", &err);
     }
+    if (built)
+        ap_tier_set(built, ap_tier_is_cold(index->options.cold, c->definition->c.params.name), index->dir_fd);
     if (rc == 0 && !job->fields) {
         uint32_t rows = built ? built->cap : 0;
         swap(index, job, built);
@@ -391,7 +420,7 @@ static void *builder_main(void *arg)
         if (forget_one(index))
             continue;
         expire_orders(index);
-        int64_t until = ap_mono_ns() + 1000000000;
+        int64_t until = ap_mono_ns() + (index->options.hold ? HELD_NS : 1000000000);
         struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
         pthread_mutex_lock(&index->build_lock);
         if (!index->build_asked && !atomic_load(&index->closing))
@@ -420,13 +449,13 @@ void ap_builder_wake(struct ap_index *index)
 
 void ap_builder_wait_room(struct ap_index *index)
 {
-    if (atomic_load(&index->frozen_bytes) <= FROZEN_BYTES_MAX)
+    if (atomic_load(&index->frozen_bytes) <= index->options.unsealed_bytes)
         return;
     int64_t until = ap_mono_ns() + 500000000;
     struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
     pthread_mutex_lock(&index->build_lock);
     /* With a deadline: where building fails (its folder is gone, say), freshness goes on and memory pays. */
-    while (atomic_load(&index->frozen_bytes) > FROZEN_BYTES_MAX && !atomic_load(&index->closing))
+    while (atomic_load(&index->frozen_bytes) > index->options.unsealed_bytes && !atomic_load(&index->closing))
         if (pthread_cond_timedwait(&index->built, &index->build_lock, &at) != 0)
             break;
     pthread_mutex_unlock(&index->build_lock);

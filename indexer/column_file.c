@@ -2,7 +2,7 @@
  *
  *   0  8   "APFIX" 0 0 1       8 u64 store id     16 u64 segment's file id   24 u64 field id
  *  32  u32 rows               36 u32 type         40 8 u32 counts (column.c)
- *  72  u64 bytes of the body  80 u64 XXH3-64 of the body   88 u64 XXH3-64 of the 88 bytes before
+ *  72  u64 bytes of the body  80 u64 XXH3-64 of the body   88 u64 XXH3-64 of the 88 bytes before; then zeros, which are looked at
  * 128  body (column.h)
  * What is damaged is removed, and built again from the store. */
 #include <errno.h>
@@ -121,6 +121,9 @@ static const char *open_column(struct ap_index *index, struct ap_column *c, uint
         return "it is none, or of another format";
     if (ap_le64(h + HASHED) != XXH3_64bits(h, HASHED))
         return "its header's checksum does not match";
+    for (size_t i = HASHED + 8; i < HEADER; i++)
+        if (h[i])
+            return "its header is followed by something";
     if (ap_le64(h + 8) != ap_store_id(index->store) || ap_le64(h + 16) != segment || ap_le64(h + 24) != field || ap_le32(h + 32) != c->rows)
         return "it belongs to another segment";
     if (ap_le64(h + 72) != c->map_bytes - HEADER || ap_le64(h + 80) != XXH3_64bits(h + HEADER, c->map_bytes - HEADER))

@@ -1,6 +1,7 @@
 /* The option table and the checks across options. Fails only with AP_EINVAL, and names the key. */
 #include "indexer/config.h"
 #include <string.h>
+#include "common/ann.h"
 
 #define AT(field) offsetof(struct ap_indexer_config, field)
 
@@ -15,7 +16,9 @@ static const struct ap_option options[] = {
     {"index.hot_rows", AP_OPT_INT, AT(hot_rows), "8192", 16, 16777216, false, "a hot segment is sealed at this many rows"},
     {"index.merge_fan", AP_OPT_INT, AT(merge_fan), "4", 2, 64, false, "so many sealed segments of about one size become one"},
     {"index.build_threads", AP_OPT_INT, AT(build_threads), "1", 1, 256, false, "threads that build a sealed segment"},
+    {"index.unsealed_bytes", AP_OPT_INT, AT(unsealed_bytes), "67108864", 1048576, 1e15, false, "memory of full hot segments that wait to be sealed, at most; then reading waits"},
     {"index.sealed_factory", AP_OPT_STRING, AT(sealed_factory), NULL, 0, 0, false, "FAISS factory string of sealed segments; default: chosen by size"},
+    {"index.cold", AP_OPT_STRING, AT(cold), "", 0, 0, false, "collections whose sealed segments stay on the disk instead of in memory, separated by commas; *: all"},
     {"rebuild", AP_OPT_BOOL, AT(rebuild), "false", 0, 0, false, "the index is one that `antipode rebuild` builds beside the serving one: no watermarks are published"},
     {"http.listen", AP_OPT_STRING, AT(listen), "127.0.0.1:8201", 0, 0, false, "address and port of the HTTP API"},
     {"http.max_connections", AP_OPT_INT, AT(max_connections), "512", 1, 65536, false, "connections served at once; more get 503"},
@@ -82,6 +85,8 @@ static int check(struct ap_indexer_config *c, struct ap_err *err)
     if (!rc && c->workers > 1) /* its watermark and its answers would speak of some partitions as if they were all */
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "workers: %lld: an indexer serves all partitions of its region from one consumer's store; several are not supported here",
                         (long long)c->workers);
+    if (!rc && c->sealed_factory && (rc = ap_ann_check(c->sealed_factory, 0, err)))
+        ap_err_wrap(err, "index.sealed_factory \"%s\"", c->sealed_factory);
     if (!rc && c->worker >= c->workers)
         rc = ap_err_set(err, AP_EINVAL, AP_FATAL, "worker: %lld of %lld workers; they count from 0", (long long)c->worker, (long long)c->workers);
     if (rc) {

@@ -12,8 +12,9 @@ struct ap_indexer_config {
     char *store_path;
     int64_t store_map_bytes, worker, workers;
     char *index_path;
-    int64_t hot_rows, merge_fan, build_threads;
+    int64_t hot_rows, merge_fan, build_threads, unsealed_bytes;
     char *sealed_factory; /* NULL: chosen by size */
+    char *cold;           /* collections, or "*" */
     bool rebuild;
     char *listen;
     int64_t max_connections, idle_timeout_s, max_body_bytes, max_limit, max_offset, max_batch, max_dim;

@@ -5,6 +5,7 @@
 #include "indexer/index.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,14 +16,15 @@
 #include "common/log.h"
 #include "common/unsafe.h"
 #include "indexer/index_impl.h"
+#include "indexer/tier.h"
 
 /* ---- metrics ---- */
 
-struct sum { double rows[2], segments[2], bytes[2], fields, mapped; };
+struct sum { double rows[2], segments[2], bytes[2], tier[3], resident[3], fields, mapped; };
 
 static void collect_collection(struct ap_metrics_out *out, const struct ap_state_coll *c)
 {
-    static const char *const kinds[2] = {"hot", "sealed"};
+    static const char *const kinds[2] = {"hot", "sealed"}, *const tiers[3] = {"hot", "warm", "cold"};
     char labels[320];
     struct sum sum = {0};
     const char *name = c->definition->c.params.name;
@@ -31,6 +33,9 @@ static void collect_collection(struct ap_metrics_out *out, const struct ap_state
         sum.rows[kind] += atomic_load(&c->segments[i]->live_count);
         sum.segments[kind]++;
         sum.bytes[kind] += (double)ap_segment_bytes(c->segments[i]);
+        int tier = kind + (kind && c->segments[i]->cold);
+        sum.tier[tier] += (double)ap_segment_bytes(c->segments[i]);
+        sum.resident[tier] += (double)ap_tier_resident(c->segments[i]);
         for (size_t j = 0; c->columns[i] && j < c->columns[i]->count; j++) {
             size_t file;
             sum.fields += (double)ap_column_bytes(c->columns[i]->items[j], &file);
@@ -42,6 +47,11 @@ static void collect_collection(struct ap_metrics_out *out, const struct ap_state
         ap_metrics_emit(out, "antipode_index_rows", labels, "gauge", "Live rows in segments.", sum.rows[kind]);
         ap_metrics_emit(out, "antipode_index_segments", labels, "gauge", "Segments searched.", sum.segments[kind]);
         ap_metrics_emit(out, "antipode_index_segment_bytes", labels, "gauge", "Memory of segments.", sum.bytes[kind]);
+    }
+    for (int tier = 0; tier < 3; tier++) {
+        snprintf(labels, sizeof labels, "collection=\"%s\",tier=\"%s\"", name, tiers[tier]);
+        ap_metrics_emit(out, "antipode_index_tier_bytes", labels, "gauge", "Bytes of segments: hot, and sealed ones that are kept in memory (warm) or on the disk (cold).", sum.tier[tier]);
+        ap_metrics_emit(out, "antipode_index_tier_resident_bytes", labels, "gauge", "Of these, in memory now, to within a percent or so.", sum.resident[tier]);
     }
     static const char fields[] = "antipode_index_field_bytes", help[] = "Memory of the sealed segments' payload indexes: their own, and mapped files.";
     snprintf(labels, sizeof labels, "collection=\"%s\",kind=\"private\"", name);
@@ -72,6 +82,10 @@ static void collect(struct ap_metrics_out *out, void *arg)
     double map = (double)ap_slotmap_bytes(&index->map);
     pthread_rwlock_unlock(&index->map_lock);
     ap_metrics_emit(out, "antipode_index_map_bytes", NULL, "gauge", "Memory of the map from ids to slots.", map);
+    char id[32];
+    snprintf(id, sizeof id, "id=\"%016" PRIx64 "\"", ap_store_id(index->store));
+    ap_metrics_emit(out, "antipode_index_store", id, "gauge", "Always 1; the label says which store this is an index of.", 1);
+    ap_metrics_emit(out, "antipode_index_unsealed_bytes", NULL, "gauge", "Memory of full hot segments that are not sealed yet.", (double)atomic_load(&index->frozen_bytes));
     ap_metrics_emit(out, "antipode_index_visible_slot", NULL, "gauge", "Newest slot of the store that is searchable.",
                     (double)ap_index_visible_slot(index));
     ap_state_unref(&state);
@@ -145,6 +159,9 @@ int ap_index_open(struct ap_index **out, struct ap_store *store, const struct ap
     index->options.hot_rows = options->hot_rows ? options->hot_rows : 8192;
     index->options.merge_fan = options->merge_fan >= 2 ? options->merge_fan : 4;
     index->options.build_threads = options->build_threads > 0 ? options->build_threads : 1;
+    index->options.unsealed_bytes = options->unsealed_bytes ? options->unsealed_bytes : 64 << 20;
+    index->options.hold = options->hold ? strdup(options->hold) : NULL;
+    index->options.cold = options->cold ? strdup(options->cold) : NULL;
     index->options.sealed_factory = options->sealed_factory ? strdup(options->sealed_factory) : NULL;
     index->schemas = schemas;
     index->dir_fd = index->lock_fd = -1;
@@ -236,6 +253,8 @@ void ap_index_close(struct ap_index **out)
     pthread_cond_destroy(&index->build_wanted);
     pthread_cond_destroy(&index->built);
     free((char *)(uintptr_t)index->options.sealed_factory);
+    free((char *)(uintptr_t)index->options.cold);
+    free((char *)(uintptr_t)index->options.hold);
     free(index->path);
     free(index);
 }

@@ -24,6 +24,10 @@ struct ap_index_options {
     uint32_t hot_rows;           /* a hot segment is sealed at this many rows; default 8192 */
     uint32_t merge_fan;          /* so many sealed segments of about one size become one; default 4 */
     int build_threads;           /* default 1 */
+    uint64_t unsealed_bytes;     /* full hot segments that wait to be sealed, at most; then reading waits. Default 64 MiB */
+    const char *hold;            /* while this file is there, full hot segments gather as while the log is read; NULL: never */
+    bool warm_up;                /* search a little before it has caught up, so that the first query is as fast as others */
+    const char *cold;            /* collections whose sealed segments stay on the disk (tier.h); NULL: none */
     const char *sealed_factory;  /* NULL: chosen by size (index.c says how) */
 };
 

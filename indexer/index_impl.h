@@ -5,10 +5,11 @@
  * control.c   control records -> collections and codecs
  * apply.c     rows -> map, segments, what is set aside
  * refresh.c   the tail thread's round
+ * warm.c      the last thing before it is ready: warm and cold segments, searches of its own
  * build.c     the builder thread: which segments become one, and the swap
  * merge.c     one sealed segment out of several
  * column_build.c, column_file.c   indexes of payload fields: building, and as files
- * segfile.c   segments as files
+ * segfile.c   segments as files; tier.c which of them are kept in memory
  * view.c      views: rows, points, vectors
  * search.c    searching; search_filter.c what filters select
  * scroll.c    scanning, and points in id order
@@ -41,6 +42,7 @@ struct ap_coll {
     size_t count, cap;
     struct ap_segment *hot;           /* borrowed from segments; NULL: none yet */
     uint64_t sealed_last;             /* greatest slot in any segment loaded from a file */
+    size_t revived_in; uint32_t revived; /* where the next slot probably comes to life: segment, rank */
     struct ap_slots pending;          /* codec or definition not here yet */
     struct ap_slots unusable;         /* no vector that fits the collection */
     _Atomic uint64_t points, pending_count;
@@ -180,6 +182,9 @@ void ap_vector_batch_clear(struct ap_vector_batch *batch, const struct ap_state 
 void ap_vector_batch_add(struct ap_vector_batch *batch, const struct ap_snapshot *snapshot, uint64_t slot, const struct ap_row *row);
 /* Decodes what is still gathered; then vectors and usable hold for all. */
 void ap_vector_batch_finish(struct ap_vector_batch *batch);
+
+/* --- warm.c --- the tail thread, apply_lock not held: the first pass has told what there is, and nobody asks yet */
+void ap_index_warm(struct ap_index *index);
 
 /* --- build.c --- */
 int ap_builder_start(struct ap_index *index, struct ap_err *err);

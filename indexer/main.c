@@ -20,7 +20,7 @@
 
 #define STORE_POLL_MS 200
 #define STORE_REPORT_MS 10000
-#define REPLACED_POLL_MS 250
+#define REPLACED_POLL_MS 100
 
 struct daemon {
     struct ap_indexer_config config;
@@ -104,10 +104,13 @@ static int open_store(struct daemon *d, struct ap_err *err)
 static int open_index(struct daemon *d, struct ap_err *err)
 {
     const struct ap_indexer_config *c = &d->config;
+    char reading[4200];
+    snprintf(reading, sizeof reading, "%s/" AP_STORE_READING, c->store_path);
     struct ap_index_options options = {.path = c->index_path, .region = c->region, .hot_rows = (uint32_t)c->hot_rows,
-                                       .merge_fan = (uint32_t)c->merge_fan, .build_threads = (int)c->build_threads,
-                                       .sealed_factory = c->sealed_factory};
+                                       .merge_fan = (uint32_t)c->merge_fan, .build_threads = (int)c->build_threads, .unsealed_bytes = (uint64_t)c->unsealed_bytes,
+                                       .warm_up = !c->rebuild, .hold = c->rebuild ? reading : NULL, .cold = c->cold, .sealed_factory = c->sealed_factory};
     ap_api_set_state(d->api, "loading the index");
+    ap_store_read_ahead(d->store);
     return ap_index_open(&d->index, d->store, &options, d->schemas, d->metrics, err);
 }
 

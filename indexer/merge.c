@@ -395,6 +395,18 @@ static int keep(struct merging *m, struct ap_segment **segment, struct ap_segmen
     return 0;
 }
 
+/* Does the configured structure suit this collection's dimensions? Lists suit all. */
+static bool fits(const struct ap_index *index, const struct ap_control_collection *p)
+{
+    static struct ap_log_limit limit;
+    struct ap_err why;
+    if (ap_ann_check(index->options.sealed_factory, p->dim, &why) == 0)
+        return true;
+    ap_log_limited(&limit, 60000, AP_LOG_ERROR, "index.sealed_factory \"%s\" cannot hold collection %s of %u dimensions, which gets lists instead: %s",
+                   index->options.sealed_factory, p->name, p->dim, why.msg);
+    return false;
+}
+
 int ap_merge(struct ap_index *index, const struct ap_state *state, const struct ap_definition *definition,
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err)
 {
@@ -405,7 +417,7 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
     gather(&m, count);
     if (m.count > 0 && slot_of(&m, m.count - 1) - slot_of(&m, 0) > UINT32_MAX)
         rc = ap_err_set(err, AP_ETOOBIG, AP_RETRY, "the rows lie too far apart in the log for one segment");
-    else if (m.count >= FAISS_ROWS && index->options.sealed_factory)
+    else if (m.count >= FAISS_ROWS && index->options.sealed_factory && fits(index, p))
         rc = merge_faiss(&m, index->options.sealed_factory, definition->c.id, out, err);
     else if (m.count > 0)
         rc = merge_lists(&m, count, definition->c.id, out, err);

@@ -63,9 +63,11 @@ static int publish_positions(struct ap_index *index, const struct ap_snapshot *s
     index->position_count = count;
     index->settled = settled;
     atomic_store(&index->visible, ap_snapshot_next_slot(snapshot));
-    atomic_store(&index->caught_up, true);
+    bool first = !atomic_exchange(&index->caught_up, true);
     pthread_cond_broadcast(&index->waiters);
     pthread_mutex_unlock(&index->wait_lock);
+    if (first)
+        ap_builder_wake(index); /* full hot segments have gathered */
     free(old);
     return 0;
 }
@@ -82,6 +84,8 @@ static void start_over(struct ap_index *index)
             for (uint32_t k = 0; k < atomic_load(&s->count); k++)
                 ap_segment_mark(s, k, false);
             if (s->hot) {
+                if (s != coll->hot)
+                    atomic_fetch_sub(&index->frozen_bytes, ap_segment_bytes(s));
                 ap_coll_remove_segment(coll, s);
                 ap_segment_unref(&s);
             }
@@ -124,6 +128,8 @@ static int round_once(struct round *r, struct ap_err *err)
             start_over(index);
             rc = 0;
         } else if (end) {
+            if (index->starting)
+                ap_index_warm(index);
             index->starting = false;
             index->cursor = ap_snapshot_next_slot(snapshot);
             int bad = publish_positions(index, snapshot, err);

@@ -8,7 +8,7 @@
  *   56  u64 bytes of the body   64 u64 XXH3-64 of the body
  *   72  64 u64: file ids that this one stands for
  *  584  u32 lists: 0 for FAISS  588 u32 0
- *  592  u64 XXH3-64 of the 592 bytes before
+ *  592  u64 XXH3-64 of the 592 bytes before; then zeros, which are looked at
  * 4096  body: an image (ivf8.h), or rows u32 (slot minus base, rising) and FAISS's bytes
  * Integers are little-endian. A crash between the rename and the removal of the merged files leaves both; the replaced ones
  * are removed when the newer one loads. Live bits are not kept: the first pass over the log sets them. */
@@ -243,6 +243,9 @@ static int read_header(const uint8_t h[HEADER], off_t size, struct ap_segment *s
         sound = *body >= (uint64_t)s->cap * 4;
     if (!sound)
         return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header contradicts itself or its length");
+    for (size_t i = HEADER_HASHED + 8; i < HEADER; i++)
+        if (h[i])
+            return ap_err_set(err, AP_ECORRUPT, AP_POISON, "its header is followed by something");
     for (uint32_t i = 0; i < s->replaces_count; i++)
         s->replaces[i] = ap_le64(h + REPLACES + i * 8);
     return 0;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "indexer/tier.h"
 
 static size_t round_up(size_t n)
 {
@@ -118,7 +119,7 @@ bool ap_segment_range(const struct ap_segment *s, uint64_t *first, uint64_t *las
     return true;
 }
 
-int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot)
+int64_t ap_segment_rank(const struct ap_segment *s, uint64_t slot)
 {
     uint32_t low = 0, high = atomic_load_explicit(&s->count, memory_order_acquire);
     if (high == 0 || slot < s->base || slot > ap_segment_slot(s, ap_segment_nth(s, high - 1)))
@@ -131,8 +132,13 @@ int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot)
         else
             high = middle;
     }
-    uint32_t ordinal = ap_segment_nth(s, low);
-    return s->offsets[ordinal] == wanted ? (int64_t)ordinal : -1;
+    return s->offsets[ap_segment_nth(s, low)] == wanted ? (int64_t)low : -1;
+}
+
+int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot)
+{
+    int64_t rank = ap_segment_rank(s, slot);
+    return rank < 0 ? -1 : (int64_t)ap_segment_nth(s, (uint32_t)rank);
 }
 
 bool ap_segment_mark(struct ap_segment *s, uint32_t ordinal, bool live)
@@ -244,6 +250,8 @@ static void search_lists(const struct ap_segment *s, const struct ap_segment_que
     probes = probes > least ? probes : least < v->lists ? (uint32_t)least : v->lists;
     uint32_t *lists = (uint32_t *)q->ordinals;
     uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
+    if (s->cold)
+        ap_tier_ask(s, lists, n);
     for (uint32_t i = 0; i < n; i++)
         scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], NULL, top);
 }
@@ -343,6 +351,8 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     uint32_t *lists = (uint32_t *)q->ordinals;
     uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes > least ? probes : (uint32_t)least, q->scores, lists);
     bool dense = (double)matches > DENSE * v->count;
+    if (s->cold)
+        ap_tier_ask(s, lists, n);
     for (uint32_t i = 0; i < n; i++)
         if (dense)
             scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], rows, top);

@@ -19,6 +19,7 @@ struct ap_segment {
     atomic_uint refs;
     enum ap_segment_kind kind;
     bool hot;                  /* kind == AP_SEGMENT_HOT */
+    bool cold;                 /* stays on the disk (tier.h) */
     uint64_t collection;
     uint32_t dim;
     enum ap_distance distance;
@@ -62,6 +63,8 @@ static inline bool ap_segment_live(const struct ap_segment *s, uint32_t ordinal)
 }
 /* First and last slot; false when empty. */
 bool ap_segment_range(const struct ap_segment *s, uint64_t *first, uint64_t *last);
+/* How many slots of the segment are smaller than this one of it, or -1. */
+int64_t ap_segment_rank(const struct ap_segment *s, uint64_t slot);
 /* Ordinal of a slot, or -1. */
 int64_t ap_segment_find(const struct ap_segment *s, uint64_t slot);
 /* Set or clear a live bit; returns whether that changed it. Writers only, under the index's apply lock. */

@@ -72,6 +72,8 @@ def test_waits_for_the_store(tmp_path):
     ({"regions": "eu,ap"}, 2, "does not list this region"),
     ({"producer__url": "127.0.0.1:8101"}, 2, "producer.url"),
     ({"index__hot_rows": 1}, 2, "index.hot_rows"),
+    ({"index__sealed_factory": "IVF16,Nonsense"}, 2, "index.sealed_factory"),
+    ({"index__sealed_factory": "PQ"}, 2, "FAISS cannot use it"),
     ({"no_such_key": 1}, 2, "no_such_key"),
     ({"log__level": "loud"}, 2, "log.level"),
     ({"http__listen": "nowhere"}, 1, "cannot listen"),

@@ -299,7 +299,7 @@ START_TEST(restarts_from_disk)
         ix_upsert(&r, i, x + (n - i) * DIM, NULL);
     ix_commit(&r);
 
-    for (int round = 0; round < 4; round++) {
+    for (int round = 0; round < 5; round++) {
         if (round == 1)
             damage(names[0], 300);         /* the header */
         else if (round == 2 && files(names, 32) > 0)
@@ -308,6 +308,8 @@ START_TEST(restarts_from_disk)
             char path[256];
             snprintf(path, sizeof path, "%s/%s", r.index_path, names[0]);
             ck_assert_int_eq(truncate(path, 3000), 0);
+        } else if (round == 4) {
+            damage(names[0], 4000);        /* the zeros behind the header */
         }
         ix_start_index(&r);
         ix_refresh(&r);

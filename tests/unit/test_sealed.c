@@ -1,0 +1,179 @@
+/* Sealed segments: of raw vectors where the store has them, on the disk where that is asked for, built without holding the vectors. */
+#include <check.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "common/log.h"
+#include "index_rig.h"
+#include "indexer/tier.h"
+#include "vectors.h"
+
+#define DIM 32
+static struct ix_rig r;
+static struct ap_err err;
+
+static double sample_of(const char *name, const char *labels)
+{
+    size_t len;
+    char *page = ap_metrics_render(r.metrics, &len), wanted[200];
+    snprintf(wanted, sizeof wanted, "\n%s{%s} ", name, labels);
+    const char *at = strstr(page, wanted);
+    double value = at ? atof(at + strlen(wanted)) : -1;
+    free(page);
+    return value;
+}
+
+START_TEST(names)
+{
+    ck_assert(ap_tier_is_cold("books", "books") && ap_tier_is_cold("a, books ,b", "books") && ap_tier_is_cold("*", "books") && ap_tier_is_cold("a,*", "books"));
+    ck_assert(!ap_tier_is_cold(NULL, "books") && !ap_tier_is_cold("", "books") && !ap_tier_is_cold("book,books2", "books") && !ap_tier_is_cold("b*", "books"));
+}
+END_TEST
+
+START_TEST(cold_ones_are_found_and_counted)
+{
+    size_t n = 9000;
+    float *x = test_clustered(n, DIM, 5, 1), *queries = test_clustered(20, DIM, 6, 1);
+    ix_open(&r, DIM, AP_COSINE, n);
+    r.options.hot_rows = 2500;
+    r.options.merge_fan = 3;
+    r.options.cold = "others, books";
+    ix_define(&r, false);
+    ix_start_index(&r);
+    ix_load(&r, x, 0, n, 1000);
+    ix_refresh(&r);
+    ck_assert(ix_wait_indexed(&r, 7500, 30));
+    for (int round = 0; round < 3; round++) { /* as built; as loaded; and warm */
+        bool cold = round < 2;
+        ck_assert_double_gt(sample_of("antipode_index_tier_bytes", cold ? "collection=\"books\",tier=\"cold\"" : "collection=\"books\",tier=\"warm\""), 7500 * DIM);
+        ck_assert_double_eq(sample_of("antipode_index_tier_bytes", cold ? "collection=\"books\",tier=\"warm\"" : "collection=\"books\",tier=\"cold\""), 0);
+        ck_assert_double_ge(ix_recall(&r, queries, 20, 10, NULL), 0.93);
+        if (!cold) {
+            double all = sample_of("antipode_index_tier_bytes", "collection=\"books\",tier=\"warm\""), there = sample_of("antipode_index_tier_resident_bytes", "collection=\"books\",tier=\"warm\"");
+            ck_assert_msg(there > all * 0.98, "%g of %g bytes are in memory", there, all);
+        }
+        ix_stop_index(&r);
+        r.options.cold = round == 0 ? "books" : "others";
+        ix_start_index(&r);
+        ix_refresh(&r);
+    }
+    ix_close(&r);
+    free(x);
+    free(queries);
+}
+END_TEST
+
+/* A code this coarse chooses candidates badly: what is sealed of raw vectors chooses well. */
+START_TEST(of_raw_vectors)
+{
+    size_t n = 6000;
+    float *x = test_clustered(n, DIM, 5, 1), *queries = test_clustered(40, DIM, 6, 1);
+    double recall[2];
+    for (int raw = 0; raw < 2; raw++) {
+        struct ap_codec *codec = NULL;
+        ck_assert_int_eq(ap_codec_train("PQ1", DIM, x, n, 1, &codec, &err), 0);
+        ix_open(&r, DIM, AP_COSINE, n);
+        r.raw = raw;
+        r.options.hot_rows = 3000;
+        r.options.build_threads = 2;
+        ix_define(&r, false);
+        ix_codec(&r, codec, true);
+        ix_start_index(&r);
+        ix_load(&r, x, 0, n, 500);
+        ix_refresh(&r);
+        ck_assert(ix_wait_indexed(&r, 3000, 30));
+        recall[raw] = ix_recall(&r, queries, 40, 10, NULL);
+        ix_close(&r);
+    }
+    ck_assert_msg(recall[1] > recall[0] + 0.2 && recall[1] > 0.6, "recall %g of codes, %g of raw vectors (half of them sealed)", recall[0], recall[1]);
+    free(x);
+    free(queries);
+}
+END_TEST
+
+/* ---- memory ---- */
+
+static atomic_bool stop;
+static double most;
+
+static double private_mb(void)
+{
+    char line[128];
+    double kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "RssAnon: %lf", &kb) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kb / 1024;
+}
+
+static void *watch(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&stop)) {
+        double now = private_mb();
+        most = now > most ? now : most;
+        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    }
+    return NULL;
+}
+
+/* Two sealed segments become one: the vectors alone would be 29 MB, as floats. */
+START_TEST(merging_takes_little_memory)
+{
+    enum { WIDE = 128 };
+    size_t n = 60000;
+    float *x = test_clustered(n, WIDE, 5, 1);
+    pthread_t watcher;
+    ix_open(&r, WIDE, AP_EUCLID, n);
+    r.options.hot_rows = 29000;
+    r.options.merge_fan = 64;
+    ix_define(&r, false);
+    for (int half = 0; half < 2; half++) {
+        ix_start_index(&r);
+        ix_load(&r, x + (size_t)half * n / 2 * WIDE, (size_t)half * n / 2, n / 2, 5000);
+        ix_refresh(&r);
+        ck_assert(ix_wait_indexed(&r, half ? 58000 : 29000, 60));
+        if (half)
+            break;
+        ix_stop_index(&r);
+    }
+    free(x);
+    atomic_store(&stop, false);
+    most = 0;
+    double before = private_mb();
+    pthread_create(&watcher, NULL, watch, NULL);
+    bool merged = ix_wait_sealed(&r, 2, 60); /* it rests: one large, and the hot one */
+    atomic_store(&stop, true);
+    pthread_join(watcher, NULL);
+    ck_assert(merged);
+    ck_assert_msg(most - before < 16, "merging 60000 rows took %.1f MB", most - before);
+    ix_close(&r);
+}
+END_TEST
+
+int main(void)
+{
+    ap_ann_init();
+    ap_log_init("test", AP_LOG_ERROR, NULL, NULL);
+    Suite *s = suite_create("sealed");
+    TCase *t = tcase_create("sealed");
+    tcase_set_timeout(t, 100);
+    tcase_add_test(t, names);
+    tcase_add_test(t, cold_ones_are_found_and_counted);
+    tcase_add_test(t, of_raw_vectors);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* whose memory is theirs */
+    tcase_add_test(t, merging_takes_little_memory);
+#endif
+    suite_add_tcase(s, t);
+    SRunner *runner = srunner_create(s);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
