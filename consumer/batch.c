@@ -105,7 +105,7 @@ static int take(struct ap_batch *b, size_t n, struct ap_err *err)
 
 int ap_batch_gather(struct ap_batch *b, rd_kafka_queue_t *queue, int timeout_ms, struct ap_err *err)
 {
-    enum { STEP = 1024 };
+    enum { STEP = 1024, BULK_MS = 5 };
     size_t room = 1;
     while (b->count < b->cap && b->bytes < (size_t)b->settings->batch_bytes) {
         ssize_t n = rd_kafka_consume_batch_queue(queue, timeout_ms, b->messages + b->count, room);
@@ -116,7 +116,7 @@ int ap_batch_gather(struct ap_batch *b, rd_kafka_queue_t *queue, int timeout_ms,
         int rc = take(b, (size_t)n, err);
         if (rc)
             return rc;
-        timeout_ms = 0;
+        timeout_ms = b->settings->rebuild ? BULK_MS : 0; /* nobody waits for a rebuild's records: large batches are cheaper */
         room = b->cap - b->count < STEP ? b->cap - b->count : STEP;
     }
     return 0;
@@ -249,6 +249,13 @@ static bool is_below_horizon(const struct ap_batch *b, const struct ap_mutation 
     return m->clock <= ap_writer_horizon(b->writer) && m->op != AP_OP_DELETE && !ap_unsafe(AP_UNSAFE_COLLECT_EARLY);
 }
 
+/* Read once more: the point's tombstone may be gone, so what is older than that is left as the store has it. */
+static bool may_be_collected(const struct ap_batch *b, const struct ap_mutation *m)
+{
+    uint64_t oldest = m->version.hlc < m->clock ? m->version.hlc : m->clock;
+    return oldest <= ap_writer_horizon(b->writer) && m->op != AP_OP_DELETE;
+}
+
 static int apply_change(struct ap_batch *b, struct ap_part *part, const struct ap_record *msg, const struct ap_mutation *m, struct ap_err *why)
 {
     size_t origin = part->source->origin_index;
@@ -313,7 +320,8 @@ static int apply_mutation(struct ap_batch *b, struct ap_part *part, const struct
         seen = forget_holes(b, part, &m);
     if (seen == AP_SEEN_DUPLICATE) {
         ap_tally(b->tallies, source->origin_index, AP_TALLY_DUPLICATES);
-        return 0;
+        if (!b->replays || m.op == AP_OP_HEARTBEAT || may_be_collected(b, &m))
+            return 0;
     }
     if (seen == AP_SEEN_LATE && r->message)
         ap_tally(b->tallies, source->origin_index, AP_TALLY_LATE);

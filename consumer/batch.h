@@ -24,6 +24,7 @@ struct ap_batch {
     struct ap_dead *dead;
     struct ap_tallies *tallies;
     struct ap_raw_join *join;
+    bool replays; /* what positions call duplicates is merged in once more (common/replay.h) */
 
     /* Gathered. */
     rd_kafka_message_t **messages; /* cap of them; NULL when somebody else owns it now */

@@ -13,6 +13,7 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 #include "common/unsafe.h"
+#include "consumer/replay.h"
 
 enum { PACE_US = 2000, POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, FULL_RECORDS = 500,
        COLLECT_PER_CLEANED = 4 };
@@ -39,12 +40,15 @@ static int open_store(struct ap_consumer *c, struct ap_err *err)
 {
     const struct ap_consumer_settings *s = c->settings;
     struct ap_store_options options = {.path = s->store_path, .map_bytes = (size_t)s->store_map_bytes, .region = s->region,
-                                       .worker = (int32_t)s->worker, .workers = (int32_t)s->workers};
+                                       .worker = (int32_t)s->worker, .workers = (int32_t)s->workers,
+                                       .unsynced = s->rebuild}; /* it is synced as a whole before it serves (ctl/rebuild.h) */
     size_t refused = 0;
     int64_t start_ms = ap_mono_ms();
     int rc = ap_registry_new(&c->registry, err);
     if (!rc)
         rc = ap_store_open(&c->store, &options, err);
+    if (!rc)
+        ap_store_read_ahead(c->store);
     if (!rc)
         rc = ap_registry_load(c->registry, c->store, &refused, err);
     if (!rc)
@@ -101,6 +105,8 @@ int ap_consumer_new(struct ap_consumer **out, const struct ap_consumer_settings 
         c->built_under = ap_registry_region(c->registry, &settings->all_regions[0]);
     ap_status_phase(status, "Kafka has not answered yet");
     if (!rc)
+        rc = ap_consumer_replay_open(c, err);
+    if (!rc)
         rc = open_kafka(c, extra, err);
     if (rc) {
         ap_consumer_free(&c);
@@ -109,6 +115,7 @@ int ap_consumer_new(struct ap_consumer **out, const struct ap_consumer_settings 
     c->join = (struct ap_raw_join){.settings = settings, .writer = c->writer, .registry = c->registry, .tallies = &c->tallies};
     c->batch = (struct ap_batch){.settings = settings, .writer = c->writer, .registry = c->registry, .sources = &c->sources,
                                  .scout = c->scout, .dead = c->dead, .tallies = &c->tallies, .join = &c->join};
+    c->batch.replays = c->replay != NULL;
     ap_batch_init(&c->batch);
     rc = ap_lookout_start(&c->lookout, settings, extra, err);
     if (!rc)
@@ -145,6 +152,7 @@ void ap_consumer_free(struct ap_consumer **pointer)
     if (c->store)
         ap_store_close(&c->store);
     ap_registry_free(&c->registry);
+    free(c->replay);
     free(c);
     *pointer = NULL;
 }

@@ -2,10 +2,12 @@
  *
  * consumer.c         opening, closing, a batch, the loop
  * consumer_topics.c  topics appear: where the store stands in them, when they may be read
+ * replay.c           offsets set back, where a rebuild reads again
  * consumer_chores.c  what is done a few times a second: holds, offsets for Kafka, strangers, memory, status */
 #ifndef ANTIPODE_CONSUMER_CONSUMER_IMPL_H
 #define ANTIPODE_CONSUMER_CONSUMER_IMPL_H
 #include "common/log.h"
+#include "common/replay.h"
 #include "consumer/batch.h"
 #include "consumer/collector.h"
 #include "consumer/consumer.h"
@@ -41,6 +43,7 @@ struct ap_consumer {
     int64_t publish_at_ms, second_at_ms;
     size_t bytes_since_trim;       /* read from Kafka */
     bool busy;                     /* had records since the last second */
+    struct ap_replay *replay;      /* of a store that is being rebuilt, from some point of the logs on; NULL: none */
     bool handover;                 /* somebody wants to exchange the store: let go of it */
 
     struct ap_metric *commit_seconds, *batch_seconds, *batch_records, *batches, *cleaned;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include "common/log.h"
 #include "common/timeutil.h"
-
+#include "consumer/replay.h"
 
 /* Where the store stands in this source; a topic of another id or cluster was never read. */
 static int restore(struct ap_consumer *c, struct ap_source *source, struct ap_err *err)
@@ -47,6 +47,8 @@ int ap_consumer_take_findings(struct ap_consumer *c, struct ap_err *err)
         rc = ap_source_found(&c->sources, &found, err);
         if (!rc && found.partitions)
             rc = restore(c, source, err);
+        if (!rc && found.partitions)
+            rc = ap_consumer_replay(c, source, err);
         if (!rc && found.partitions)
             ap_info("topic found name=%s partitions=%d", source->name, (int)source->count);
         else if (!rc)

@@ -89,6 +89,12 @@ int ap_child_check(struct ap_child *c, struct ap_err *err)
     return ap_err_set(err, AP_EIO, AP_FATAL, "%s has ended (log: %s): %s", c->binary, c->log, last ? last + 1 : end);
 }
 
+void ap_child_ask(struct ap_child *c)
+{
+    if (c->pid > 0)
+        kill(c->pid, SIGTERM);
+}
+
 void ap_child_stop(struct ap_child *c)
 {
     if (c->pid <= 0)

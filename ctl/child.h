@@ -11,6 +11,7 @@ struct ap_child { pid_t pid; const char *binary; char log[AP_PATH_MAX]; char url
 int ap_child_start(struct ap_child *c, const char *binary, const char *log, const char *const *argv, struct ap_err *err);
 /* AP_EIO when it has ended by itself: *err has the end of its log. */
 int ap_child_check(struct ap_child *c, struct ap_err *err);
+void ap_child_ask(struct ap_child *c); /* ... to end; does not wait */
 /* Ask it to end, and wait; kill it when it does not. */
 void ap_child_stop(struct ap_child *c);
 

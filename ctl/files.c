@@ -44,6 +44,8 @@ static int pump(int from, const char *from_name, int to, const char *to_name, ui
             rc = failed(to_name, "be written", err);
             break;
         }
+        if (to >= 0) /* so that the sync at the end finds most of it written */
+            (void)sync_file_range(to, (off_t)*bytes - n, n, SYNC_FILE_RANGE_WRITE);
     }
     *hash = XXH3_64bits_digest(state);
     XXH3_freeState(state);
@@ -131,6 +133,11 @@ static int remove_deep(const char *path, int depth, struct ap_err *err)
 int ap_folder_remove(const char *path, struct ap_err *err)
 {
     return remove_deep(path, 1, err);
+}
+
+int ap_folder_remove_deep(const char *path, struct ap_err *err)
+{
+    return remove_deep(path, 3, err);
 }
 
 bool ap_folder_is_empty(const char *path)

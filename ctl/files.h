@@ -18,6 +18,7 @@ int ap_file_write_text(const char *path, const char *text, struct ap_err *err);
 int ap_folder_make(const char *path, struct ap_err *err);
 /* Remove a folder and the files in it, one level of folders deep; that it is not there is no error. */
 int ap_folder_remove(const char *path, struct ap_err *err);
+int ap_folder_remove_deep(const char *path, struct ap_err *err); /* three levels: a folder of snapshots */
 bool ap_folder_is_empty(const char *path); /* or is not there */
 /* The folder new becomes path, in one step: at no time is there neither. What was there, if it was not empty, is then old
  * (which is removed before). Syncs the folder above. */

@@ -8,10 +8,12 @@
 #include "common/timeutil.h"
 #include "ctl/child.h"
 #include "ctl/fetch.h"
+#include "common/store_copy.h"
 #include "ctl/page.h"
-#include "ctl/snapshot.h"
+#include "ctl/targets.h"
 
-enum { STEP_MS = 50, ASK_MS = 1000, RELEASE_MS = 60000, NEAR = 20000, STILL_MS = 10000, SEAL_MS = 60000, SPARE_BYTES = 64 << 20 };
+enum { STEP_MS = 50, ASK_MS = 1000, RELEASE_MS = 60000, NEAR = 20000, STILL_MS = 10000, SERVE_MS = 60000, SEAL_MS = 600000 };
+#define UNSEALED_BYTES "536870912" /* so that a segment's worth of rows is sealed at once, while the next one is read */
 
 struct rebuild {
     const struct ap_rebuild_options *o;
@@ -21,8 +23,9 @@ struct rebuild {
     struct ap_fetcher *fetcher;
     struct ap_positions_gap gap;
     bool serving;      /* there is a store to compare with */
-    uint64_t rows, hot;
-    bool ready;        /* both children say so */
+    uint64_t rows, lag, most_lag; /* lag: records in Kafka that are to be read */
+    bool ready, sealed; /* both children say so; no full hot segment waits */
+    struct ap_targets serving_daemons;
 };
 
 /* ---- looking ---- */
@@ -67,21 +70,37 @@ static int compare(struct rebuild *b, struct ap_err *err)
 
 static void ask_children(struct rebuild *b)
 {
-    struct ap_fetch asked[3] = {{.method = "GET"}, {.method = "GET"}, {.method = "GET"}};
+    struct ap_fetch asked[4] = {{.method = "GET"}, {.method = "GET"}, {.method = "GET"}, {.method = "GET"}};
+    struct ap_page page;
     struct ap_err ignored;
     snprintf(asked[0].url, sizeof asked[0].url, "%s/readyz", b->consumer.url);
     snprintf(asked[1].url, sizeof asked[1].url, "%s/readyz", b->indexer.url);
     snprintf(asked[2].url, sizeof asked[2].url, "%s/metrics", b->indexer.url);
-    (void)ap_fetcher_run(b->fetcher, asked, 3, &ignored);
+    snprintf(asked[3].url, sizeof asked[3].url, "%s/metrics", b->consumer.url);
+    (void)ap_fetcher_run(b->fetcher, asked, 4, &ignored);
     b->ready = asked[0].status == 200 && asked[1].status == 200;
+    b->sealed = false;
     if (asked[2].status == 200) {
-        struct ap_page page;
         ap_page_read(&page, strdup((char *)asked[2].answer.data));
-        b->hot = (uint64_t)ap_page_sum(&page, "antipode_index_rows", "kind", "hot", 0);
+        b->sealed = ap_page_sum(&page, "antipode_index_unsealed_bytes", NULL, NULL, 0) < 1;
         ap_page_free(&page);
     }
-    for (int i = 0; i < 3; i++)
+    if (asked[3].status == 200) {
+        ap_page_read(&page, strdup((char *)asked[3].answer.data));
+        b->lag = (uint64_t)ap_page_sum(&page, "antipode_consumer_kafka_lag_records", NULL, NULL, 0);
+        b->most_lag = b->lag > b->most_lag ? b->lag : b->most_lag;
+        ap_page_free(&page);
+    }
+    for (int i = 0; i < 4; i++)
         ap_fetch_fini(&asked[i]);
+}
+
+/* Of what there is to read; negative: not known. */
+static double share_of(const struct rebuild *b)
+{
+    if (b->o->replay)
+        return b->most_lag ? 1 - (double)b->lag / (double)b->most_lag : -1;
+    return b->serving && b->gap.wanted ? (double)(b->gap.wanted - b->gap.missing) / (double)b->gap.wanted : -1;
 }
 
 /* One look at everything; positive: interrupted. */
@@ -97,61 +116,39 @@ static int look(struct rebuild *b, const char *what, struct ap_err *err)
     if (rc)
         return rc;
     ask_children(b);
-    double share = b->serving && b->gap.wanted ? (double)(b->gap.wanted - b->gap.missing) / (double)b->gap.wanted : -1;
-    b->o->progress(b->o->arg, what, share, b->rows);
+    b->o->progress(b->o->arg, what, share_of(b), b->rows);
     usleep(STEP_MS * 1000);
     return 0;
 }
 
 /* ---- steps ---- */
 
-static int check_room(struct rebuild *b, struct ap_err *err)
+static void reading_path(const struct rebuild *b, char out[AP_PATH_MAX + 32])
 {
-    struct ap_store *store;
-    struct ap_store_stats stats;
-    struct ap_err ignored;
-    if (ap_store_open_any(&store, b->o->places->store, &ignored))
-        return 0; /* there is nothing to go by */
-    int rc = ap_store_stats(store, &stats, err);
-    ap_store_close(&store);
-    return rc ? rc : ap_folder_room(b->store, stats.used_bytes * 2 + SPARE_BYTES, err);
-}
-
-static int begin_with(struct rebuild *b, struct ap_rebuild_result *out, struct ap_err *err)
-{
-    int rc = 0;
-    if (b->o->fresh) {
-        rc = ap_folder_remove(b->store, err);
-        if (rc == 0)
-            rc = ap_folder_remove(b->index, err);
-    }
-    out->resumed = !ap_folder_is_empty(b->store);
-    if (rc == 0 && !out->resumed)
-        rc = check_room(b, err);
-    if (rc || out->resumed || !b->o->snapshot)
-        return rc;
-    json_t *manifest;
-    struct ap_err ignored;
-    (void)ap_folder_remove(b->index, &ignored);
-    const struct ap_restore r = {.snapshot = b->o->snapshot, .store = b->store, .index = b->index, .region = b->o->places->region};
-    rc = ap_snapshot_restore(&r, &manifest, err);
-    json_decref(manifest);
-    return rc;
+    snprintf(out, AP_PATH_MAX + 32, "%s/" AP_STORE_READING, b->store);
 }
 
 static int start(struct rebuild *b, struct ap_err *err)
 {
+    char reading[AP_PATH_MAX + 32];
     const struct ap_places *p = b->o->places;
     const char *consumer[] = {"--config", p->consumer_config, "--store.path", b->store, "--rebuild", "true", NULL};
-    const char *indexer[] = {"--config", p->indexer_config, "--store.path", b->store, "--index.path", b->index, "--rebuild", "true", NULL};
+    char threads[16];
+    snprintf(threads, sizeof threads, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
+    const char *indexer[] = {"--config", p->indexer_config, "--store.path", b->store, "--index.path", b->index, "--rebuild", "true",
+                             "--index.build_threads", threads, "--index.unsealed_bytes", UNSEALED_BYTES, NULL};
     unlink(b->log);
-    int rc = ap_child_start(&b->consumer, "antipode-consumer", b->log, consumer, err);
+    reading_path(b, reading);
+    int rc = ap_file_write_text(reading, "", err);
+    if (rc == 0)
+        rc = ap_child_start(&b->consumer, "antipode-consumer", b->log, consumer, err);
     return rc ? rc : ap_child_start(&b->indexer, "antipode-indexer", b->log, indexer, err);
 }
 
-/* Until both children are ready and little is missing, or nothing comes any more. */
-static int build(struct rebuild *b, struct ap_err *err)
+/* Until both children are ready and little is missing, or nothing comes any more; then until the index has sealed it. */
+static int build(struct rebuild *b, int64_t began_ns, struct ap_rebuild_result *out, struct ap_err *err)
 {
+    char data[AP_PATH_MAX + 32], reading[AP_PATH_MAX + 32];
     uint64_t last = UINT64_MAX;
     int64_t moved_ms = ap_mono_ms();
     for (;;) {
@@ -164,13 +161,18 @@ static int build(struct rebuild *b, struct ap_err *err)
         if (b->ready && (b->gap.missing < NEAR || ap_mono_ms() - moved_ms > STILL_MS))
             break;
     }
+    out->read_seconds = (double)(ap_mono_ns() - began_ns) * 1e-9;
+    reading_path(b, reading);
+    unlink(reading);
     /* What is not sealed yet would have to be indexed again after the exchange. */
-    for (int64_t until = ap_mono_ms() + SEAL_MS; b->hot > NEAR && ap_mono_ms() < until;) {
+    int64_t until_ms = ap_mono_ms() + SEAL_MS;
+    do {
         int rc = look(b, "sealing segments", err);
         if (rc)
             return rc;
-    }
-    return 0;
+    } while (!b->sealed && ap_mono_ms() < until_ms);
+    snprintf(data, sizeof data, "%s/data.mdb", b->store); /* so that little is left to be synced while nobody writes */
+    return ap_file_sync(data, err);
 }
 
 static int wait_released(struct rebuild *b, struct ap_err *err)
@@ -204,14 +206,64 @@ static int finish(struct rebuild *b, struct ap_rebuild_result *out, struct ap_er
                         "the logs no longer hold %" PRIu64 " records that the serving store has; nothing was exchanged. Begin with a snapshot (--from-snapshot) that is "
                         "younger than the logs' beginning, or exchange them nevertheless with --accept-holes, and let verify --all --repair bring the rest",
                         b->gap.missing);
+    ap_child_ask(&b->consumer);
     ap_child_stop(&b->indexer);
     ap_child_stop(&b->consumer);
+    if (rc == 0)
+        rc = ap_rebuild_seal(b->store, err);
     if (rc)
         return rc;
     snprintf(old, sizeof old, "%s.old", p->index);
     rc = ap_folder_replace(b->index, p->index, old, err);
     snprintf(old, sizeof old, "%s.old", p->store);
     return rc ? rc : ap_folder_replace(b->store, p->store, old, err);
+}
+
+/* ---- the serving daemons ---- */
+
+static void find_serving(struct rebuild *b)
+{
+    struct ap_err ignored; /* a file that does not say where its daemon listens: that one is not waited for */
+    (void)ap_targets_config(&b->serving_daemons, b->o->places->consumer_config, &ignored);
+    (void)ap_targets_config(&b->serving_daemons, b->o->places->indexer_config, &ignored);
+    ap_targets_fetch(&b->serving_daemons, ASK_MS);
+    for (size_t i = b->serving_daemons.count; i-- > 0;)
+        if (!b->serving_daemons.list[i].up)
+            ap_targets_drop(&b->serving_daemons, i);
+}
+
+static bool serve_it(struct ap_targets *daemons, const char *id)
+{
+    bool all = true;
+    ap_targets_fetch(daemons, ASK_MS);
+    for (size_t i = 0; i < daemons->count; i++) {
+        const struct ap_target *t = &daemons->list[i];
+        all = all && t->up && t->ready && (t->role != AP_ROLE_INDEXER || ap_page_sum(&t->page, "antipode_index_store", "id", id, 0) > 0);
+    }
+    return all;
+}
+
+/* Those that ran before: until they are ready with the new store. */
+static void wait_serving(struct rebuild *b, struct ap_rebuild_result *out)
+{
+    struct ap_store_identity who;
+    struct ap_err ignored;
+    char id[17];
+    if (b->serving_daemons.count == 0 || ap_store_identify(b->o->places->store, &who, &ignored) != 0)
+        return;
+    snprintf(id, sizeof id, "%016" PRIx64, who.id);
+    b->o->progress(b->o->arg, "the daemons begin with it", 1, out->rows);
+    for (int64_t until = ap_mono_ms() + SERVE_MS; !out->serving && ap_mono_ms() < until && !*b->stop; usleep(20000))
+        out->serving = serve_it(&b->serving_daemons, id);
+}
+
+static int remove_old(const struct ap_places *p, struct ap_err *err)
+{
+    char old[AP_PATH_MAX + 16];
+    snprintf(old, sizeof old, "%s.old", p->index);
+    int rc = ap_folder_remove(old, err);
+    snprintf(old, sizeof old, "%s.old", p->store);
+    return rc ? rc : ap_folder_remove(old, err);
 }
 
 int ap_rebuild(const struct ap_rebuild_options *o, const volatile int *stop, struct ap_rebuild_result *out, struct ap_err *err)
@@ -227,11 +279,12 @@ int ap_rebuild(const struct ap_rebuild_options *o, const volatile int *stop, str
     if (rc)
         return rc;
     b.fetcher = ap_fetcher_new(ASK_MS);
-    rc = begin_with(&b, out, err);
+    find_serving(&b);
+    rc = ap_rebuild_begin(o, b.store, b.index, &out->resumed, err);
     if (rc == 0)
         rc = start(&b, err);
     if (rc == 0)
-        rc = build(&b, err);
+        rc = build(&b, began, out, err);
     out->build_seconds = (double)(ap_mono_ns() - began) * 1e-9;
     if (rc == 0) {
         asked = ap_mono_ns();
@@ -247,5 +300,11 @@ int ap_rebuild(const struct ap_rebuild_options *o, const volatile int *stop, str
     ap_handover_release(b.store, &one_at_a_time);
     ap_fetcher_free(&b.fetcher);
     out->handover_seconds = asked ? (double)(ap_mono_ns() - asked) * 1e-9 : 0;
+    if (rc == 0)
+        wait_serving(&b, out);
+    out->ready_seconds = out->serving ? (double)(ap_mono_ns() - began) * 1e-9 : 0;
+    if (rc == 0 && o->remove_old && (out->serving || b.serving_daemons.count == 0))
+        rc = remove_old(o->places, err);
+    ap_targets_free(&b.serving_daemons);
     return rc;
 }

@@ -146,6 +146,12 @@ int ap_targets_defaults(struct ap_targets *t, struct ap_err *err)
     return 0;
 }
 
+void ap_targets_drop(struct ap_targets *t, size_t i)
+{
+    ap_page_free(&t->list[i].page);
+    memmove(&t->list[i], &t->list[i + 1], (--t->count - i) * sizeof *t->list);
+}
+
 void ap_targets_free(struct ap_targets *t)
 {
     for (size_t i = 0; i < t->count; i++)

@@ -37,6 +37,7 @@ int ap_targets_defaults(struct ap_targets *t, struct ap_err *err);
 /* Ask all of them at once for /readyz and /metrics, and learn from the answers what is missing (role, region); sorts them
  * by region and role. timeout_ms for each. */
 void ap_targets_fetch(struct ap_targets *t, int timeout_ms);
+void ap_targets_drop(struct ap_targets *t, size_t i);
 void ap_targets_free(struct ap_targets *t);
 
 /* Value of "key = value" on a line of a daemon's configuration; false when the line is of another key. */
