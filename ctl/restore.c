@@ -6,16 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "common/parallel.h"
 #include "common/segment_file.h"
 #include "ctl/snapshot.h"
 
-enum { SPARE_BYTES = 16 << 20 };
+enum { SPARE_BYTES = 16 << 20, THREADS = 4 };
 
 struct restoring {
     const struct ap_restore *r;
     const json_t *manifest;
     const char *region;
     bool moves; /* to another region than the snapshot is for */
+    bool index; /* segments are restored, too */
     char store_new[AP_PATH_MAX], index_new[AP_PATH_MAX];
     uint64_t id;
 };
@@ -104,52 +106,73 @@ static int compact(const char *folder, struct ap_err *err)
     return rc;
 }
 
+/* Where a file of the snapshot goes; false when it is none of what is restored. */
+static bool place_of(const struct restoring *s, const char *name, char out[AP_PATH_MAX + 128])
+{
+    if (strcmp(name, "store/data.mdb") == 0)
+        snprintf(out, AP_PATH_MAX + 128, "%s/data.mdb", s->store_new);
+    else if (s->index && is_of(name, "index"))
+        snprintf(out, AP_PATH_MAX + 128, "%s/%s", s->index_new, name + strlen("index/"));
+    else
+        return false;
+    return true;
+}
+
+static int copy_one(void *arg, size_t i, int thread, struct ap_err *err)
+{
+    const struct restoring *s = arg;
+    const json_t *file = json_array_get(json_object_get(s->manifest, "files"), i);
+    char to[AP_PATH_MAX + 128];
+    (void)thread;
+    return place_of(s, text_of(file, "name"), to) ? copy_checked(s, file, to, err) : 0;
+}
+
 static int build_store(struct restoring *s, struct ap_err *err)
 {
-    char to[AP_PATH_MAX + 32];
-    size_t i;
-    json_t *file;
-    int rc = ap_folder_remove(s->store_new, err);
-    if (rc == 0)
-        rc = ap_folder_make(s->store_new, err);
-    json_array_foreach(json_object_get(s->manifest, "files"), i, file) {
-        if (rc || strcmp(text_of(file, "name"), "store/data.mdb") != 0)
-            continue;
-        snprintf(to, sizeof to, "%s/data.mdb", s->store_new);
-        rc = copy_checked(s, file, to, err);
-    }
-    if (rc == 0)
-        rc = ap_store_adopt(s->store_new, s->region, &s->id, err);
+    char lock[AP_PATH_MAX + 32];
+    int rc = ap_store_adopt(s->store_new, s->region, &s->id, err);
     if (rc == 0 && s->moves)
         rc = compact(s->store_new, err);
-    snprintf(to, sizeof to, "%s/lock.mdb", s->store_new);
-    unlink(to);
+    snprintf(lock, sizeof lock, "%s/lock.mdb", s->store_new);
+    unlink(lock);
     return rc ? rc : ap_file_sync(s->store_new, err);
 }
 
 static int build_index(struct restoring *s, struct ap_err *err)
 {
+    int rc = 0;
     size_t i;
     json_t *file;
-    int rc = ap_folder_remove(s->index_new, err);
-    if (rc == 0)
-        rc = ap_folder_make(s->index_new, err);
     json_array_foreach(json_object_get(s->manifest, "files"), i, file) {
         char to[AP_PATH_MAX + 128];
-        const char *name = text_of(file, "name");
-        if (rc || !is_of(name, "index"))
+        if (rc || !is_of(text_of(file, "name"), "index") || !place_of(s, text_of(file, "name"), to))
             continue;
-        snprintf(to, sizeof to, "%s/%s", s->index_new, name + strlen("index/"));
-        rc = copy_checked(s, file, to, err);
-        int fd = rc ? -1 : open(to, O_RDWR | O_CLOEXEC);
-        if (fd >= 0) {
-            rc = ap_segment_file_adopt(fd, s->id, err);
-            if (rc == 0 && fsync(fd) != 0)
-                rc = ap_err_set(err, AP_EIO, AP_FATAL, "%s: %s", to, strerror(errno));
-            close(fd);
-        }
+        int fd = open(to, O_RDWR | O_CLOEXEC);
+        if (fd < 0)
+            return ap_err_set(err, AP_EIO, AP_FATAL, "%s: %s", to, strerror(errno));
+        rc = ap_segment_file_adopt(fd, s->id, err);
+        if (rc == 0 && fsync(fd) != 0)
+            rc = ap_err_set(err, AP_EIO, AP_FATAL, "%s: %s", to, strerror(errno));
+        close(fd);
     }
     return rc ? rc : ap_file_sync(s->index_new, err);
+}
+
+/* All files side by side, each written and hashed in one pass; then what makes them a store and an index of their own. */
+static int build(struct restoring *s, struct ap_err *err)
+{
+    int rc = ap_folder_remove(s->store_new, err);
+    if (rc == 0)
+        rc = ap_folder_make(s->store_new, err);
+    if (rc == 0 && s->index)
+        rc = ap_folder_remove(s->index_new, err);
+    if (rc == 0 && s->index)
+        rc = ap_folder_make(s->index_new, err);
+    if (rc == 0)
+        rc = ap_parallel(THREADS, json_array_size(json_object_get(s->manifest, "files")), copy_one, s, err);
+    if (rc == 0)
+        rc = build_store(s, err);
+    return rc || !s->index ? rc : build_index(s, err);
 }
 
 /* ---- all ---- */
@@ -158,15 +181,13 @@ static int restore(struct restoring *s, struct ap_err *err)
 {
     char old[AP_PATH_MAX + 16];
     const struct ap_restore *r = s->r;
-    bool index = r->index && !s->moves;
+    s->index = r->index && !s->moves;
     int rc = check_free(s, err);
     if (rc == 0)
         rc = check_room(s, err);
     if (rc == 0)
-        rc = build_store(s, err);
-    if (rc == 0 && index)
-        rc = build_index(s, err);
-    if (rc == 0 && index) {
+        rc = build(s, err);
+    if (rc == 0 && s->index) {
         snprintf(old, sizeof old, "%s.old", r->index);
         rc = ap_folder_replace(s->index_new, r->index, old, err);
     }

@@ -182,6 +182,19 @@ def test_what_is_wrong_is_said_and_changes_nothing(regions, tmp_path):
     assert "there is none" in snapshot("create", tmp_path, "--store", tmp_path / "nothing", code=1)
 
 
+def test_no_room(regions, tmp_path):
+    eu, small = regions["eu"], tmp_path / "small"
+    snapshot("create", tmp_path, *places(eu), "--name", "good")
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "antipode-test", small], capture_output=True).returncode:
+        pytest.skip("a tmpfs may not be mounted here")
+    try:
+        said = snapshot("restore", tmp_path / "good", "--store", small / "store", "--index", tmp_path / "index", code=1)
+        assert "there is room for" in said and "nothing was changed" in said and list(small.iterdir()) == [] and not (tmp_path / "index").exists()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_killed_while_restoring(regions, tmp_path):
     eu = regions["eu"]
     snapshot("create", tmp_path, *places(eu), "--name", "new")
