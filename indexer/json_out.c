@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include "indexer/json_scan.h"
+#include "common/utf8.h"
 
 #define FLOAT_TEXT 24 /* "-1.23456789e-45" and room */
 

@@ -2,28 +2,10 @@
 #include "indexer/json_scan.h"
 #include <math.h>
 #include <stdlib.h>
+#include "common/utf8.h"
 
 #define MAX_DEPTH 128
 #define MAX_NUMBER 64 /* characters; a longer number is left to the real parser */
-
-size_t ap_utf8_length(const char *text, size_t left)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    if (left == 0)
-        return 0;
-    if (s[0] < 0x80)
-        return 1;
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || left < n)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
 
 void ap_json_blank(struct ap_json_cursor *c)
 {

@@ -7,9 +7,6 @@
 #include <stdbool.h>
 #include "common/bytes.h"
 
-/* Bytes of the UTF-8 sequence at text (1 to 4), 0 when it is none (overlong, surrogate, cut off, above U+10FFFF). */
-size_t ap_utf8_length(const char *text, size_t left);
-
 struct ap_json_cursor { const char *p, *end; };
 
 void ap_json_blank(struct ap_json_cursor *c); /* skips white space */

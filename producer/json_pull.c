@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/utf8.h"
 
 void ap_pull_init(struct ap_pull *j, const char *text, size_t len, struct ap_err *err)
 {
@@ -114,18 +115,6 @@ static bool escape(struct ap_pull *j)
     return true;
 }
 
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || left < n)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    bool bad = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
-    return bad ? 0 : n;
-}
-
 bool ap_pull_string(struct ap_pull *j, struct ap_slice *raw)
 {
     if (ap_pull_peek(j) != '"')
@@ -144,7 +133,7 @@ bool ap_pull_string(struct ap_pull *j, struct ap_slice *raw)
         } else if (c < 0x20) {
             return malformed(j, "a control character within a string");
         } else {
-            size_t n = c < 0x80 ? 1 : utf8_length((const unsigned char *)j->p, (size_t)(j->end - j->p));
+            size_t n = c < 0x80 ? 1 : ap_utf8_length(j->p, (size_t)(j->end - j->p));
             if (n == 0)
                 return malformed(j, "not UTF-8");
             j->p += n;
