@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/http.h"
 #include "common/timeutil.h"
+#include "patience.h"
 
 static const char topic[] = "vec-mutations";
 
@@ -96,7 +97,7 @@ static uint64_t write_row(struct api_rig *r, uint64_t collection, enum ap_op op,
 void api_rig_write(struct api_rig *r, uint64_t collection, enum ap_op op, uint64_t id, const float *vector, const char *payload)
 {
     uint64_t next = write_row(r, collection, op, id, vector, payload);
-    int64_t deadline = ap_mono_ns() + INT64_C(10000000000);
+    int64_t deadline = patience_ns();
     while (r->tail && ap_index_visible_slot(r->index) + 1 < next) {
         ck_assert_msg(ap_mono_ns() < deadline, "the row does not become visible");
         ap_tail_wait(r->tail, ap_tail_refreshes(r->tail), deadline);
@@ -405,7 +406,7 @@ struct api_reply api_rig_call(struct api_rig *r, const char *method, const char 
     curl_easy_setopt(r->curl, CURLOPT_WRITEDATA, &text);
     curl_easy_setopt(r->curl, CURLOPT_HEADERFUNCTION, take_header);
     curl_easy_setopt(r->curl, CURLOPT_HEADERDATA, &reply);
-    curl_easy_setopt(r->curl, CURLOPT_TIMEOUT, 30L);
+    curl_easy_setopt(r->curl, CURLOPT_TIMEOUT, (long)PATIENCE_MS / 1000);
     CURLcode rc = curl_easy_perform(r->curl);
     ck_assert_msg(rc == CURLE_OK, "%s %s: %s", method, path, curl_easy_strerror(rc));
     curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &reply.status);

@@ -5,11 +5,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #include "common/clock.h"
 #include "common/timeutil.h"
+#include "patience.h"
 
-enum { PATIENCE_MS = 15000, COLLECTION = 7 };
+enum { COLLECTION = 7 };
 
 /* ---- the cluster -------------------------------------------------------------------------------------------------- */
 
@@ -18,7 +20,7 @@ void rig_topic(struct rig *r, const char *name)
 {
     struct ap_err err;
     int32_t count = 0;
-    for (int64_t end = ap_mono_ms() + PATIENCE_MS; ap_kafka_partitions(r->producer, name, PATIENCE_MS, &count, &err);)
+    for (int64_t end = patience_ms(); ap_kafka_partitions(r->producer, name, PATIENCE_MS, &count, &err);)
         ck_assert_msg(ap_mono_ms() < end, "%s", err.msg);
     ck_assert_int_eq(count, RIG_PARTITIONS);
 }
@@ -135,6 +137,13 @@ void rig_send(struct rig *r, const char *topic, int32_t partition, const void *k
     ck_assert_int_eq(rd_kafka_flush(r->producer, PATIENCE_MS), 0); /* so that records of two topics arrive in this order */
 }
 
+uint64_t rig_incarnation(struct rig *r, const char *region)
+{
+    uint64_t incarnation = ap_incarnation_new(ap_wall_ms());
+    rig_register(r, strcmp(region, "us") == 0 ? "vec-control" : "eu.vec-control", region, incarnation, 0);
+    return incarnation;
+}
+
 struct ap_key rig_key(uint64_t collection, uint64_t point)
 {
     struct ap_point_id id;
@@ -233,7 +242,7 @@ double rig_metric(struct rig *r, const char *name, const char *labels)
 
 void rig_wait(struct rig *r, const char *name, const char *labels, double at_least)
 {
-    int64_t deadline = ap_mono_ms() + PATIENCE_MS;
+    int64_t deadline = patience_ms();
     while (rig_metric(r, name, labels) < at_least) {
         if (ap_mono_ms() > deadline) {
             size_t len;
@@ -245,9 +254,21 @@ void rig_wait(struct rig *r, const char *name, const char *labels, double at_lea
     }
 }
 
+void rig_wait_at_most(struct rig *r, const char *name, const char *labels, double at_most)
+{
+    for (int64_t end = patience_ms(); rig_metric(r, name, labels) > at_most; usleep(5000))
+        ck_assert_msg(ap_mono_ms() < end, "%s{%s} stays above %g", name, labels ? labels : "", at_most);
+}
+
+void rig_wait_just(struct rig *r, const char *name, const char *labels, double value)
+{
+    rig_wait(r, name, labels, value);
+    ck_assert_double_eq(rig_metric(r, name, labels), value);
+}
+
 void rig_wait_ready(struct rig *r)
 {
-    int64_t deadline = ap_mono_ms() + PATIENCE_MS;
+    int64_t deadline = patience_ms();
     char why[256];
     while (!ap_status_ready(r->status, why, sizeof why)) {
         ck_assert_msg(ap_mono_ms() < deadline, "not ready: %s", why);
@@ -358,7 +379,7 @@ rd_kafka_message_t *rig_letter(struct rig *r, const char *header, const char *va
     rd_kafka_poll_set_consumer(rk);
     ck_assert_int_eq(rd_kafka_assign(rk, list), 0);
     rd_kafka_topic_partition_list_destroy(list);
-    int64_t deadline = ap_mono_ms() + PATIENCE_MS;
+    int64_t deadline = patience_ms();
     rd_kafka_message_t *m = NULL;
     while (ap_mono_ms() < deadline && !has_header(m = rd_kafka_consumer_poll(rk, 100), header, value)) {
         if (m)

@@ -49,13 +49,18 @@ void rig_raw(struct rig *r, int32_t partition, uint64_t point, const struct ap_m
 /* A control record with its own key; the writer is incarnation 1. */
 void rig_control(struct rig *r, const char *topic, struct ap_control *c);
 void rig_register(struct rig *r, const char *topic, const char *region, uint64_t incarnation, uint64_t predecessor);
+/* A new incarnation of "us" or "eu", registered where us reads it. */
+uint64_t rig_incarnation(struct rig *r, const char *region);
 struct ap_key rig_key(uint64_t collection, uint64_t point);
 
 /* ---- what came of it ---- */
 /* Value of a metric as /metrics prints it, 0 when it is not there. labels: exact text between the braces, or NULL. */
 double rig_metric(struct rig *r, const char *name, const char *labels);
-/* Wait (15 s at most, then the test fails) until the metric has at least this value. */
+/* Wait (PATIENCE_MS at most, then the test fails) until the metric has at least this value. */
 void rig_wait(struct rig *r, const char *name, const char *labels, double at_least);
+/* The same, and then it has this value: more would be wrong. */
+void rig_wait_just(struct rig *r, const char *name, const char *labels, double value);
+void rig_wait_at_most(struct rig *r, const char *name, const char *labels, double at_most);
 void rig_wait_ready(struct rig *r);
 /* The row of a point in the store, the consumer being stopped: false when there is none. Payload text into payload. */
 bool rig_row(struct rig *r, uint64_t point, uint64_t *hlc, char *payload, size_t cap);
@@ -64,7 +69,7 @@ size_t rig_live_rows(struct rig *r);
 float rig_raw_of(struct rig *r, uint64_t point);
 /* A sum over all rows' checksums: equal stores have equal sums. */
 uint64_t rig_checksum(struct rig *r);
-/* The first message of dlq-mutations whose header has this value; the caller destroys it. Fails after 15 s. */
+/* The first message of dlq-mutations whose header has this value; the caller destroys it. Fails after PATIENCE_MS. */
 rd_kafka_message_t *rig_letter(struct rig *r, const char *header, const char *value);
 const char *rig_header(const rd_kafka_message_t *m, const char *name); /* NULL when absent */
 

@@ -6,6 +6,8 @@
 #include "common/log.h"
 #include "common/schema.h"
 #include "common/timeutil.h"
+#include "mock.h"
+#include "patience.h"
 
 rd_kafka_mock_cluster_t *life_mock;
 static rd_kafka_t *host; /* only carries the mock cluster */
@@ -18,7 +20,7 @@ static char *text(const char *constant)
 
 void life_cluster_start(void)
 {
-    static const struct { const char *topic; int partitions; } topics[] = {
+    static const struct mock_topic topics[] = {
         {AP_TOPIC_MUTATIONS, LIFE_PARTITIONS}, {AP_TOPIC_RAW, LIFE_PARTITIONS}, {AP_TOPIC_CONTROL, 1}, {AP_TOPIC_WATERMARKS, 1}, {"us.vec-control", 1},
     };
     char why[256];
@@ -29,8 +31,7 @@ void life_cluster_start(void)
     ck_assert_msg(host != NULL, "%s", why);
     life_mock = rd_kafka_mock_cluster_new(host, 1);
     ck_assert_ptr_nonnull(life_mock);
-    for (size_t i = 0; i < sizeof topics / sizeof *topics; i++)
-        ck_assert_int_eq(rd_kafka_mock_topic_create(life_mock, topics[i].topic, topics[i].partitions, 1), 0);
+    mock_topics(life_mock, topics, sizeof topics / sizeof *topics);
     snprintf(servers, sizeof servers, "%s", rd_kafka_mock_cluster_bootstraps(life_mock));
 }
 
@@ -91,7 +92,7 @@ void life_collection(struct life *r, const char *name, uint32_t dim, enum ap_dis
     struct ap_control c = {.kind = AP_CONTROL_COLLECTION};
     c.u.collection = (struct ap_control_collection){.name = text(name), .generation = 1, .dim = dim, .distance = distance, .codec_factory = text(factory),
                                                     .raw_home = raw_home, .topic = text(AP_TOPIC_MUTATIONS)};
-    ck_assert_msg(ap_control_log_publish(&r->p.control, &c, 1, ap_mono_ns() + INT64_C(5000000000), &err) == 0, "%s", err.msg);
+    ck_assert_msg(ap_control_log_publish(&r->p.control, &c, 1, patience_ns(), &err) == 0, "%s", err.msg);
 }
 
 void life_publish_control(struct ap_control *c, const char *region, uint64_t writer, const char *topic)
@@ -111,7 +112,7 @@ void life_publish_control(struct ap_control *c, const char *region, uint64_t wri
     ck_assert_ptr_nonnull(rk);
     ck_assert_int_eq(rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
                                        RD_KAFKA_V_KEY(key.data, key.len), RD_KAFKA_V_VALUE(value.data, value.len), RD_KAFKA_V_END), 0);
-    ck_assert_int_eq(rd_kafka_flush(rk, 10000), 0);
+    ck_assert_int_eq(rd_kafka_flush(rk, PATIENCE_MS), 0);
     rd_kafka_destroy(rk);
     ap_buf_free(&key);
     ap_buf_free(&value);
@@ -157,7 +158,7 @@ struct life_records life_read(const char *topic)
     struct ap_follower *f;
     struct ap_err err = {0};
     ck_assert_int_eq(ap_follower_new(&f, &extra, "rig", &topic, 1, take, &reading, &err), 0);
-    ck_assert_msg(ap_follower_catch_up(f, 40000, &err) == 0, "%s", err.msg);
+    ck_assert_msg(ap_follower_catch_up(f, PATIENCE_MS, &err) == 0, "%s", err.msg);
     ap_follower_free(&f);
     if (reading.out.count)
         qsort(reading.out.all, reading.out.count, sizeof *reading.out.all, by_place);

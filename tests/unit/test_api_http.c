@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include "common/http.h"
 #include "common/timeutil.h"
+#include "patience.h"
 
 static struct api_rig rig;
 static uint64_t docs;
@@ -353,7 +354,7 @@ START_TEST(collections_are_told)
 {
     api_rig_collection(&rig, "another", AP_DOT, "", 1);
     json_t *result;
-    int64_t deadline = ap_mono_ns() + INT64_C(5000000000);
+    int64_t deadline = patience_ns();
     for (;; json_decref(result)) {
         result = ask("GET", "/collections", NULL);
         if (json_array_size(at(result, "collections")) == 2)
@@ -613,7 +614,7 @@ START_TEST(before_the_index)
     ck_assert_ptr_nonnull(strstr(reply.text, "antipode_ready 0\n"));
     api_reply_free(&reply);
     api_rig_attach(&rig);
-    int64_t deadline = ap_mono_ns() + INT64_C(5000000000);
+    int64_t deadline = patience_ns();
     do {
         reply = api_rig_call(&rig, "GET", "/readyz", NULL, NULL);
         long status = reply.status;

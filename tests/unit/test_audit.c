@@ -7,6 +7,7 @@
 #include "index_rig.h"
 #include "indexer/audit_index.h"
 #include "indexer/index_impl.h"
+#include "patience.h"
 
 enum { DIM = 16, ROWS = 3000 };
 
@@ -258,7 +259,7 @@ static void start_index(void)
 {
     ix_start_index(&rig);
     ix_refresh(&rig);
-    ck_assert(ix_wait_sealed(&rig, 4, 30));
+    ck_assert(ix_wait_sealed(&rig, 4, PATIENCE_MS / 1000));
 }
 
 START_TEST(a_sound_index_has_no_findings)

@@ -6,6 +6,7 @@
 #include "common/clock.h"
 #include "common/timeutil.h"
 #include "consumer_rig.h"
+#include "patience.h"
 
 #define EU "origin=\"eu\""
 #define US "origin=\"us\""
@@ -51,7 +52,7 @@ static void us_writes(uint64_t point, uint64_t seq, unsigned when, const char *p
 static void wait_not_ready(const char *reason)
 {
     char why[256] = "";
-    for (int64_t end = ap_mono_ms() + 10000; !strstr(why, reason);) {
+    for (int64_t end = patience_ms(); !strstr(why, reason);) {
         ck_assert(!ap_status_ready(rig.status, why, sizeof why));
         ck_assert_msg(ap_mono_ms() < end, "the reason is: %s", why);
     }
@@ -90,7 +91,7 @@ START_TEST(a_record_delivered_again_is_skipped_and_counted)
     eu_writes(1, 3, 30, "{\"n\":3}");
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_applied_total", EU, 3);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_duplicates_total", EU), 2);
+    rig_wait_just(&rig, "antipode_consumer_duplicates_total", EU, 2);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", EU), 0);
     rig_stop(&rig);
     assert_payload(1, "{\"n\":3}");
@@ -103,16 +104,14 @@ START_TEST(a_hole_is_shown_and_a_late_record_closes_it)
     eu_writes(4, 4, 40, NULL);
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_hole_records", EU, 2);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_ranges", EU), 1);
+    rig_wait_just(&rig, "antipode_consumer_hole_ranges", EU, 1);
     eu_writes(3, 3, 30, NULL);
     eu_writes(2, 2, 20, NULL);
     rig_wait(&rig, "antipode_consumer_late_total", EU, 2);
-    for (int i = 0; i < 500 && rig_metric(&rig, "antipode_consumer_hole_records", EU) > 0; i++)
-        rig_wait_ready(&rig);
     char labels[128];
     snprintf(labels, sizeof labels, "origin=\"eu\",stream=\"%016llx\",topic=\"vec-mutations\",partition=\"1\"", (unsigned long long)eu_stream);
     rig_wait(&rig, "antipode_position", labels, 4);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", EU), 0);
+    rig_wait_at_most(&rig, "antipode_consumer_hole_records", EU, 0);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 4);
 }
@@ -133,7 +132,7 @@ START_TEST(poison_goes_to_the_dead_letters_with_its_reason_and_the_stream_goes_o
     eu_writes(4, 4, 40, NULL);
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_applied_total", EU, 3);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_dead_letters_total", EU), 2);
+    rig_wait_just(&rig, "antipode_consumer_dead_letters_total", EU, 2);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", EU), 0); /* number 3 is noted as applied */
 
     rd_kafka_message_t *letter = rig_letter(&rig, "offset", "1");
@@ -191,8 +190,7 @@ START_TEST(a_restart_goes_on_from_the_stored_offsets)
     uint64_t before = rig_checksum(&rig);
     rig_start(&rig, NULL);
     eu_writes(51, 51, 51, NULL);
-    rig_wait(&rig, "antipode_consumer_applied_total", EU, 1);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_applied_total", EU), 1);
+    rig_wait_just(&rig, "antipode_consumer_applied_total", EU, 1);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_duplicates_total", EU), 0);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 51);
@@ -255,9 +253,11 @@ START_TEST(strangers_are_applied_and_reported_unless_they_register_in_time)
     rig_mutation(&rig, "eu.vec-mutations", 0, 1, &m);
     m = rig_upsert("us", us_stream, 1, hlc(10), NULL); /* us's stream in eu's topic */
     rig_mutation(&rig, "eu.vec-mutations", 2, 2, &m);
+    int64_t start = ap_mono_ms();
     rig_start(&rig, "control.wait_ms = 1500");
     rig_wait(&rig, "antipode_consumer_applied_total", EU, 2);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_unregistered_total", EU), 1); /* the foreign one, at once */
+    double counted = rig_metric(&rig, "antipode_consumer_unregistered_total", EU); /* the foreign one, at once */
+    ck_assert(counted == 1 || ap_mono_ms() - start >= 1500);
     rig_wait(&rig, "antipode_consumer_unregistered_total", EU, 2);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 2);
@@ -297,7 +297,7 @@ START_TEST(mutations_of_a_deleted_collection_are_noted_but_not_stored)
     us_writes(1, 2, 4, NULL);
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_applied_total", US, 1);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_deleted_collection_total", US), 1);
+    rig_wait_just(&rig, "antipode_consumer_deleted_collection_total", US, 1);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", US), 0);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 1);
@@ -328,11 +328,14 @@ START_TEST(lag_is_small_after_a_heartbeat_and_grows_without)
     const char *labels = "origin=\"eu\",topic=\"vec-mutations\",partition=\"1\"";
     rig_wait_ready(&rig);
     rig_wait(&rig, "replication_lag_seconds", labels, 0.5); /* nothing more comes: it grows by itself */
-    rig_heartbeat(&rig, "eu.vec-mutations", 1, "eu", eu_stream, 2, NULL);
-    rig_wait(&rig, "antipode_consumer_heartbeats_total", EU, 2);
-    for (int64_t end = ap_mono_ms() + 2000; ap_mono_ms() < end && rig_metric(&rig, "replication_lag_seconds", labels) > 0.4;)
-        ;
-    ck_assert_double_le(rig_metric(&rig, "replication_lag_seconds", labels), 0.4);
+    double lag = 1;
+    uint64_t seq = 1;
+    for (int64_t end = patience_ms(); lag > 0.4 && ap_mono_ms() < end;) { /* one that is looked at too late has grown again */
+        rig_heartbeat(&rig, "eu.vec-mutations", 1, "eu", eu_stream, ++seq, NULL);
+        rig_wait(&rig, "antipode_consumer_heartbeats_total", EU, (double)seq);
+        lag = rig_metric(&rig, "replication_lag_seconds", labels);
+    }
+    ck_assert_double_le(lag, 0.4);
     rig_stop(&rig);
 }
 END_TEST
@@ -372,8 +375,7 @@ START_TEST(an_unknown_schema_stops_its_partition_alone_until_it_comes)
     wait_not_ready("for a schema");
     struct ap_mutation other = rig_upsert("eu", eu_stream, 1, hlc(40), NULL);
     rig_mutation(&rig, "eu.vec-mutations", 2, 4, &other); /* another partition goes on */
-    rig_wait(&rig, "antipode_consumer_applied_total", EU, 2);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_applied_total", EU), 2);
+    rig_wait_just(&rig, "antipode_consumer_applied_total", EU, 2);
     rig_stop(&rig); /* and the wait survives a restart */
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_waiting_schema", part, 1);

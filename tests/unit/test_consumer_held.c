@@ -5,6 +5,7 @@
 #include "common/clock.h"
 #include "common/timeutil.h"
 #include "consumer_rig.h"
+#include "patience.h"
 
 #define EU "origin=\"eu\""
 #define PART "origin=\"eu\",topic=\"vec-mutations\",partition=\"1\""
@@ -15,8 +16,7 @@ static uint64_t eu_stream;
 static void setup(void)
 {
     rig_open(&rig);
-    eu_stream = ap_incarnation_new(ap_wall_ms());
-    rig_register(&rig, "eu.vec-control", "eu", eu_stream, 0);
+    eu_stream = rig_incarnation(&rig, "eu");
 }
 
 static void teardown(void)
@@ -28,12 +28,6 @@ static void eu_writes(uint64_t point, uint64_t seq, int64_t clock_ms)
 {
     struct ap_mutation m = rig_upsert("eu", eu_stream, seq, ap_hlc_make(clock_ms, (uint16_t)seq), NULL);
     rig_mutation(&rig, "eu.vec-mutations", 1, point, &m);
-}
-
-static void wait_at_most(const char *name, const char *labels, double at_most)
-{
-    for (int64_t end = ap_mono_ms() + 15000; rig_metric(&rig, name, labels) > at_most;)
-        ck_assert_msg(ap_mono_ms() < end, "%s{%s} stays above %g", name, labels ? labels : "", at_most);
 }
 
 START_TEST(an_event_far_ahead_is_held_and_is_no_witness_of_anything)
@@ -48,35 +42,48 @@ START_TEST(an_event_far_ahead_is_held_and_is_no_witness_of_anything)
     rig_wait(&rig, "antipode_consumer_held_records", EU, 1);
     rig_wait(&rig, "antipode_consumer_applied_total", EU, 2);
     rig_wait(&rig, "antipode_consumer_duplicates_total", EU, 1);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_clock_drift_total", EU), 1);
+    rig_wait_just(&rig, "antipode_consumer_clock_drift_total", EU, 1);
     char labels[128];
     snprintf(labels, sizeof labels, "origin=\"eu\",stream=\"%016llx\",topic=\"vec-mutations\",partition=\"1\"", (unsigned long long)eu_stream);
-    rig_wait(&rig, "antipode_position", labels, 1);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_position", labels), 1); /* number 2 is not visible, so neither is 3 */
-    wait_at_most("antipode_consumer_hole_records", EU, 0); /* but not missing */
+    rig_wait_just(&rig, "antipode_position", labels, 1); /* number 2 is not visible, so neither is 3 */
+    rig_wait_at_most(&rig, "antipode_consumer_hole_records", EU, 0); /* but not missing */
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 2);
 }
 END_TEST
 
+/* Writes to points 1 and 2 with clocks so far ahead that the metric reaches what is wanted long before they are due: a
+ * machine that is too busy for that gets more time. Returns when they are due; *seq counts what was written. */
+static int64_t write_ahead(uint64_t *seq, const char *metric, const char *labels, double wanted)
+{
+    for (int64_t ahead = 2000;; ahead *= 3) {
+        int64_t at = ap_wall_ms() + ahead;
+        eu_writes(1, ++*seq, at);
+        eu_writes(2, ++*seq, at);
+        for (int64_t end = patience_ms(); rig_metric(&rig, "antipode_consumer_applied_total", EU) < (double)*seq;) {
+            if (rig_metric(&rig, metric, labels) >= wanted && at - ap_wall_ms() > ahead / 2)
+                return at;
+            ck_assert_msg(ap_mono_ms() < end, "%s{%s} stays below %g", metric, labels, wanted);
+        }
+    }
+}
+
 START_TEST(a_held_event_is_applied_when_its_time_comes_also_after_a_restart)
 {
     rig_start(&rig, "clock.max_drift_ms = 100");
     rig_wait_ready(&rig);
-    int64_t at = ap_wall_ms() + 5000;
-    eu_writes(1, 1, at);
-    eu_writes(2, 2, at + 1);
-    rig_wait(&rig, "antipode_consumer_held_records", EU, 2);
+    uint64_t seq = 0;
+    int64_t at = write_ahead(&seq, "antipode_consumer_held_records", EU, 2);
     rig_stop(&rig);
-    if (ap_wall_ms() < at - 100) /* so it is, on a machine that is not too busy */
+    if (seq == 2 && ap_wall_ms() < at - 100) /* so it is, on a machine that is not too busy */
         ck_assert_uint_eq(rig_live_rows(&rig), 0);
     rig_start(&rig, "clock.max_drift_ms = 100");
-    rig_wait(&rig, "antipode_consumer_held_released_total", EU, 2);
+    rig_wait_just(&rig, "antipode_consumer_held_released_total", EU, 2);
     ck_assert_int_ge(ap_wall_ms(), at - 100);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_applied_total", EU), 2);
-    eu_writes(1, 1, at); /* delivered again */
+    rig_wait_just(&rig, "antipode_consumer_applied_total", EU, 2);
+    eu_writes(1, seq - 1, at); /* delivered again */
     rig_wait(&rig, "antipode_consumer_duplicates_total", EU, 1);
-    wait_at_most("antipode_consumer_held_records", EU, 0);
+    rig_wait_at_most(&rig, "antipode_consumer_held_records", EU, 0);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 2);
 }
@@ -84,17 +91,17 @@ END_TEST
 
 START_TEST(when_no_more_can_be_held_the_partition_waits_and_says_so)
 {
-    int64_t at = ap_wall_ms() + 5000;
-    eu_writes(1, 1, at);
-    eu_writes(2, 2, at);
+    uint64_t seq = 0;
     rig_start(&rig, "clock.max_drift_ms = 100\nheld.max_records = 1");
-    rig_wait(&rig, "antipode_consumer_waiting_clock", PART, 1);
+    rig_wait_ready(&rig);
+    int64_t at = write_ahead(&seq, "antipode_consumer_waiting_clock", PART, 1);
     char why[256];
-    ck_assert(!ap_status_ready(rig.status, why, sizeof why));
+    bool ready = ap_status_ready(rig.status, why, sizeof why);
+    ck_assert(!ready || ap_wall_ms() >= at - 100);
     struct ap_mutation other = rig_upsert("eu", eu_stream, 1, ap_hlc_make(ap_wall_ms(), 0), NULL);
     rig_mutation(&rig, "eu.vec-mutations", 2, 3, &other); /* another partition goes on */
-    rig_wait(&rig, "antipode_consumer_applied_total", EU, 1);
-    rig_wait(&rig, "antipode_consumer_applied_total", EU, 3); /* nothing was skipped */
+    rig_wait(&rig, "antipode_consumer_applied_total", EU, (double)(seq - 1));
+    rig_wait_just(&rig, "antipode_consumer_applied_total", EU, (double)(seq + 1)); /* nothing was skipped */
     rig_wait_ready(&rig);
     rig_stop(&rig);
     ck_assert_uint_eq(rig_live_rows(&rig), 3);
@@ -134,7 +141,7 @@ START_TEST(an_event_older_than_the_collected_tombstones_is_a_dead_letter)
     rig_mutation(&rig, "eu.vec-mutations", 1, 3, &m);                                           /* a repair: somebody has decided */
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_applied_total", EU, 2);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_dead_letters_total", EU), 1);
+    rig_wait_just(&rig, "antipode_consumer_dead_letters_total", EU, 1);
     ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_hole_records", EU), 0);
     rd_kafka_message_t *letter = rig_letter(&rig, "offset", "0");
     ck_assert_str_eq(rig_header(letter, "code"), "conflict");

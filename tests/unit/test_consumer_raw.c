@@ -16,8 +16,7 @@ static uint64_t stream;
 static void setup(void)
 {
     rig_open(&rig);
-    stream = ap_incarnation_new(ap_wall_ms());
-    rig_register(&rig, "vec-control", "us", stream, 0);
+    stream = rig_incarnation(&rig, "us");
 }
 
 static void teardown(void)
@@ -177,7 +176,7 @@ START_TEST(raw_vectors_that_cannot_be_read_are_dead_letters)
     write_raw(1, 1, 1.0f);
     rig_start(&rig, NULL);
     rig_wait(&rig, "antipode_consumer_raw_matched_total", US, 1);
-    ck_assert_double_eq(rig_metric(&rig, "antipode_consumer_dead_letters_total", US), 1);
+    rig_wait_just(&rig, "antipode_consumer_dead_letters_total", US, 1);
     rig_stop(&rig);
 }
 END_TEST

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/timeutil.h"
 #include "index_rig.h"
+#include "patience.h"
 #include "vectors.h"
 
 #define DIM 32
@@ -220,14 +221,14 @@ START_TEST(seals_and_merges)
     ix_refresh(&r);
     ck_assert_uint_eq(look().points, ix_live(&r));
     ck_assert_double_ge(ix_recall(&r, queries, 50, 10, NULL), 0.93);
-    ck_assert_msg(ix_wait_sealed(&r, 6, 30), "%u segments are left", look().segments);
+    ck_assert_msg(ix_wait_sealed(&r, 6, PATIENCE_MS / 1000), "%u segments are left", look().segments);
     ck_assert_uint_eq(look().points, ix_live(&r));
     /* Few segments may still be frozen hot ones that wait for the builder. */
-    ck_assert_msg(ix_wait_indexed(&r, 17000, 30), "%llu rows are sealed", (unsigned long long)look().indexed);
+    ck_assert_msg(ix_wait_indexed(&r, 17000, PATIENCE_MS / 1000), "%llu rows are sealed", (unsigned long long)look().indexed);
     check_exact(queries, 10);
     ck_assert_double_ge(ix_recall(&r, queries, 50, 10, NULL), 0.93);
     /* At rest small ones join the large one, unless they are less than an eighth of all. */
-    ck_assert_msg(ix_wait_sealed(&r, 3, 30), "%u segments are left", look().segments);
+    ck_assert_msg(ix_wait_sealed(&r, 3, PATIENCE_MS / 1000), "%u segments are left", look().segments);
     check_exact(queries, 10);
     ck_assert_double_ge(ix_recall(&r, queries, 50, 10, NULL), 0.93);
     /* All gone: no segment stays but the hot one. */
@@ -238,7 +239,7 @@ START_TEST(seals_and_merges)
     ix_commit(&r);
     ix_refresh(&r);
     ck_assert_uint_eq(look().points, 0);
-    ck_assert(ix_wait_sealed(&r, 1, 30));
+    ck_assert(ix_wait_sealed(&r, 1, PATIENCE_MS / 1000));
     uint64_t ids[10];
     float scores[10];
     struct ap_search q = {.vector = queries, .limit = 10};
@@ -286,7 +287,7 @@ START_TEST(restarts_from_disk)
     ix_start_index(&r);
     ix_load(&r, x, 0, n, 1000);
     ix_refresh(&r);
-    ck_assert(ix_wait_sealed(&r, 2, 30)); /* three, merged; and the hot one */
+    ck_assert(ix_wait_sealed(&r, 2, PATIENCE_MS / 1000)); /* three, merged; and the hot one */
     uint64_t indexed = look().indexed;
     ck_assert_uint_eq(indexed, 7500);
     ix_stop_index(&r);
@@ -318,7 +319,7 @@ START_TEST(restarts_from_disk)
             ck_assert_uint_eq(look().indexed, indexed - 200); /* loaded, not built */
         check_exact(queries, 10);
         ck_assert_double_ge(ix_recall(&r, queries, 20, 10, NULL), 0.93);
-        ck_assert(ix_wait_sealed(&r, 2, 30));
+        ck_assert(ix_wait_sealed(&r, 2, PATIENCE_MS / 1000));
         ix_stop_index(&r);
         ck_assert_uint_eq(files(names, 32), 1);
     }
@@ -440,7 +441,7 @@ START_TEST(deleted_collection)
     ix_start_index(&r);
     ix_load(&r, x, 0, n, 500);
     ix_refresh(&r);
-    ck_assert(ix_wait_sealed(&r, 2, 30));
+    ck_assert(ix_wait_sealed(&r, 2, PATIENCE_MS / 1000));
     ix_define(&r, true);
     ix_refresh(&r);
     ck_assert_int_eq(ap_view_begin(r.index, &view, &err), 0);
@@ -636,7 +637,7 @@ START_TEST(waits_for_a_token)
     entry.seq = r.seq;
     ck_assert_int_eq(ap_index_wait(r.index, &token, ap_mono_ns() + 1000000, &err), AP_ETIMEOUT);
     pthread_create(&thread, NULL, refresh_soon, &r);
-    ck_assert_int_eq(ap_index_wait(r.index, &token, ap_mono_ns() + 10 * INT64_C(1000000000), &err), 0);
+    ck_assert_int_eq(ap_index_wait(r.index, &token, patience_ns(), &err), 0);
     pthread_join(thread, NULL);
     ck_assert_uint_eq(look().points, 6);
     struct ap_position *positions;
@@ -710,8 +711,7 @@ START_TEST(searches_beside_the_tail)
     atomic_store(&stop, false);
     for (int i = 0; i < 3; i++)
         pthread_create(&threads[i], NULL, search_thread, x);
-    int64_t until = ap_mono_ms() + 1500;
-    while (ap_mono_ms() < until) {
+    for (int64_t start = ap_mono_ms(), took = 0; took < 1500 || (took < PATIENCE_MS && atomic_load(&searched) <= 20); took = ap_mono_ms() - start) {
         ix_begin(&r);
         for (int i = 0; i < 40; i++) {
             size_t point = test_random(&seed) % 100, other = 100 + test_random(&seed) % (n - 100);

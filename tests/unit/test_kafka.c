@@ -6,6 +6,8 @@
 #include "common/kafka.h"
 #include "common/log.h"
 #include "common/timeutil.h"
+#include "mock.h"
+#include "patience.h"
 
 static rd_kafka_t *host;             /* only carries the mock cluster */
 static rd_kafka_mock_cluster_t *mock;
@@ -177,7 +179,7 @@ START_TEST(topics_and_clusters_are_looked_up)
     int32_t count = 0;
     char cluster[64];
     uint8_t id[16] = {0};
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "vec-control", 3, 1), 0);
+    mock_topics(mock, &(struct mock_topic){"vec-control", 3}, 1);
     ck_assert_msg(ap_kafka_partitions(rk, "vec-control", 5000, &count, &err) == 0, "%s", err.msg);
     ck_assert_int_eq(count, 3);
     /* asking for a topic must not make it */
@@ -214,7 +216,7 @@ START_TEST(a_cluster_that_is_away_is_not_ready)
     ck_assert_int_eq(ap_follower_poll(f, 10, &err), 0); /* waited out */
     ck_assert_int_eq(ap_follower_catch_up(f, 200, &err), AP_ETIMEOUT);
     ck_assert_msg(strstr(err.msg, "vec-control"), "%s", err.msg);
-    ck_assert_int_lt(ap_mono_ms() - start, 5000);
+    ck_assert_int_lt(ap_mono_ms() - start, PATIENCE_MS);
     ap_follower_free(&f);
     rd_kafka_destroy(rk);
 }
@@ -239,7 +241,7 @@ static void produce_numbers(rd_kafka_t *rk, const char *topic, int first, int en
         snprintf(text, sizeof text, "%d.", i);
         produce(rk, topic, i % 2, text);
     }
-    ck_assert_int_eq(rd_kafka_flush(rk, 10000), 0);
+    ck_assert_int_eq(rd_kafka_flush(rk, PATIENCE_MS), 0);
 }
 
 static int total(void)
@@ -253,7 +255,7 @@ static int total(void)
 static bool poll_until(struct ap_follower *f, int wanted)
 {
     struct ap_err err;
-    for (int64_t deadline = ap_mono_ms() + 10000; ap_mono_ms() < deadline && total() < wanted;)
+    for (int64_t deadline = patience_ms(); ap_mono_ms() < deadline && total() < wanted;)
         ck_assert_msg(ap_follower_poll(f, 50, &err) == 0, "%s", err.msg);
     return total() == wanted;
 }
@@ -264,21 +266,21 @@ START_TEST(followers_read_all_then_go_on)
     struct ap_follower *f;
     struct ap_err err;
     const char *const topics[] = { "vec-control", "us.vec-control" };
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "vec-control", 2, 1), 0);
+    mock_topics(mock, &(struct mock_topic){"vec-control", 2}, 1);
     produce_numbers(rk, "vec-control", 0, 20);
     ck_assert_int_eq(ap_follower_new(&f, with(NULL, NULL), "unit", topics, 2, on_record, seen, &err), 0);
-    ck_assert_msg(ap_follower_catch_up(f, 10000, &err) == 0, "%s", err.msg);
+    ck_assert_msg(ap_follower_catch_up(f, PATIENCE_MS, &err) == 0, "%s", err.msg);
     ck_assert_int_eq(total(), 20); /* all, each once, although the other topic is not there */
-    ck_assert_msg(ap_follower_catch_up(f, 10000, &err) == 0, "%s", err.msg);
+    ck_assert_msg(ap_follower_catch_up(f, PATIENCE_MS, &err) == 0, "%s", err.msg);
     ck_assert_int_eq(total(), 20);
 
     produce_numbers(rk, "vec-control", 20, 30);
     ck_assert(poll_until(f, 30));
     produce_numbers(rk, "vec-control", 30, 34); /* caught up again means: these as well */
-    ck_assert_int_eq(ap_follower_catch_up(f, 10000, &err), 0);
+    ck_assert_int_eq(ap_follower_catch_up(f, PATIENCE_MS, &err), 0);
     ck_assert_int_eq(total(), 34);
 
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "us.vec-control", 2, 1), 0); /* now the mirror makes it */
+    mock_topics(mock, &(struct mock_topic){"us.vec-control", 2}, 1); /* now the mirror makes it */
     produce_numbers(rk, "us.vec-control", 34, 40);
     ck_assert(poll_until(f, 40));
     ck_assert_str_eq(last_topic, "us.vec-control");
@@ -305,9 +307,9 @@ START_TEST(empty_and_absent_topics_are_caught_up_with)
     struct ap_follower *f;
     struct ap_err err;
     const char *const topics[] = { "vec-control", "us.vec-control" };
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "vec-control", 2, 1), 0);
+    mock_topics(mock, &(struct mock_topic){"vec-control", 2}, 1);
     ck_assert_int_eq(ap_follower_new(&f, with(NULL, NULL), "unit", topics, 2, on_record, seen, &err), 0);
-    ck_assert_msg(ap_follower_catch_up(f, 10000, &err) == 0, "%s", err.msg);
+    ck_assert_msg(ap_follower_catch_up(f, PATIENCE_MS, &err) == 0, "%s", err.msg);
     ck_assert_int_eq(total(), 0);
     ap_follower_free(&f);
 }
@@ -317,14 +319,14 @@ START_TEST(records_wait_for_kafka_without_expiring)
 {
     ap_log_init("unit", AP_LOG_ERROR, "/dev/null", NULL);
     rd_kafka_t *rk = producer();
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "vec-mutations", 2, 1), 0);
+    mock_topics(mock, &(struct mock_topic){"vec-mutations", 2}, 1);
     produce_numbers(rk, "vec-mutations", 0, 1);
     rd_kafka_mock_broker_set_down(mock, 1);
     for (int i = 0; i < 10; i++)
         produce(rk, "vec-mutations", 0, "1");
     ck_assert_int_ne(rd_kafka_flush(rk, 300), 0);
     rd_kafka_mock_broker_set_up(mock, 1);
-    ck_assert_int_eq(rd_kafka_flush(rk, 20000), 0);
+    ck_assert_int_eq(rd_kafka_flush(rk, PATIENCE_MS), 0);
     ck_assert_int_eq(delivered, 11);
     ck_assert_int_eq(failed_deliveries, 0);
     rd_kafka_destroy(rk);

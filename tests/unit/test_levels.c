@@ -5,6 +5,7 @@
 #include <string.h>
 #include "common/schema.h"
 #include "common/timeutil.h"
+#include "patience.h"
 #include "producer/levels.h"
 #include "producer_rig.h"
 
@@ -156,7 +157,7 @@ END_TEST
 
 static void *wait_for_two(void *arg)
 {
-    *(int *)arg = ap_watch_wait(&watch, &token, 2, ap_mono_ns() + INT64_C(10000000000), NULL);
+    *(int *)arg = ap_watch_wait(&watch, &token, 2, ap_mono_ns() + 2 * PATIENCE_MS * INT64_C(1000000), NULL);
     return NULL;
 }
 
@@ -170,7 +171,7 @@ START_TEST(another_regions_watermark_wakes)
     show(1, "us", covering);
     pthread_join(thread, NULL);
     ck_assert_int_eq(rc, 0);
-    ck_assert_int_lt(ap_mono_ms() - start, 5000);
+    ck_assert_int_lt(ap_mono_ms() - start, PATIENCE_MS);
 }
 END_TEST
 
@@ -188,7 +189,7 @@ START_TEST(a_barrier_stands_behind_what_was_written)
     for (int32_t p = 0; p < LIFE_PARTITIONS; p++)
         ck_assert_int_eq(ap_lane_barrier(&life.p.lanes, topic, p, payload, strlen(payload), ack, &t, NULL), 0);
     ap_ack_seal(ack);
-    ck_assert_int_eq(ap_ack_wait(ack, ap_mono_ns() + INT64_C(5000000000), NULL), 0);
+    ck_assert_int_eq(ap_ack_wait(ack, patience_ns(), NULL), 0);
     ap_ack_unref(&ack);
     ck_assert_uint_eq(t.count, LIFE_PARTITIONS);
     ck_assert(t.stream == life.p.incarnation && t.lineage == life.p.lineage && t.lineage != 0);

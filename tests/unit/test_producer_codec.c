@@ -2,6 +2,7 @@
 #include <check.h>
 #include <stdlib.h>
 #include "common/timeutil.h"
+#include "patience.h"
 #include "producer/write.h"
 #include "producer_rig.h"
 #include "rnd.h"
@@ -39,7 +40,7 @@ static bool write_vectors(const float *v, size_t n)
     struct ap_point_errors errors = {0};
     struct ap_points points;
     struct ap_token token = {0};
-    struct ap_write_options o = {.deadline_ns = ap_mono_ns() + INT64_C(10000000000)};
+    struct ap_write_options o = {.deadline_ns = patience_ns()};
     struct ap_target *t = ap_targets_get(&life.p.targets, "c", &err);
     ck_assert_msg(t != NULL, "%s", err.msg);
     ap_points_init(&points, DIM);
@@ -70,7 +71,7 @@ static bool has_codec(void)
 static void wait_for_codec(void)
 {
     struct timespec pause = {0, 2000000};
-    for (int64_t end = ap_mono_ms() + 20000; !has_codec() && ap_mono_ms() < end;)
+    for (int64_t end = patience_ms(); !has_codec() && ap_mono_ms() < end;)
         nanosleep(&pause, NULL);
     ck_assert(has_codec());
 }
@@ -161,7 +162,7 @@ START_TEST(identical_vectors_train_nothing_and_do_no_harm)
     life_open(&life, "codec.train_rows = 400\n");
     life_collection(&life, "c", DIM, AP_EUCLID, FACTORY, true);
     ck_assert(!write_vectors(v, 500));
-    for (int64_t end = ap_mono_ms() + 10000; ap_count_value(life.p.trainer.failed) == 0 && ap_mono_ms() < end;)
+    for (int64_t end = patience_ms(); ap_count_value(life.p.trainer.failed) == 0 && ap_mono_ms() < end;)
         nanosleep(&pause, NULL);
     ck_assert_uint_gt(ap_count_value(life.p.trainer.failed), 0);
     ck_assert(!write_vectors(v, 10));
@@ -222,7 +223,7 @@ START_TEST(another_regions_codec_is_adopted_instead_of_training)
     publish_their_use(theirs, ap_collection_id("c", 1)); /* before its chunks: it waits for them, and does not train */
     struct timespec pause = {0, 2000000};
     uint64_t use = 0;
-    for (int64_t end = ap_mono_ms() + 10000; use == 0 && ap_mono_ms() < end; nanosleep(&pause, NULL)) {
+    for (int64_t end = patience_ms(); use == 0 && ap_mono_ms() < end; nanosleep(&pause, NULL)) {
         use = ap_catalog_codec_use(ap_control_log_lock(&life.p.control), ap_collection_id("c", 1), &life.config.region);
         ap_control_log_unlock(&life.p.control);
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "common/timeutil.h"
+#include "patience.h"
 #include "producer_rig.h"
 #include "rnd.h"
 
@@ -50,7 +51,7 @@ static int publish(struct life *r, const struct ap_record *records, size_t n, st
     int rc = ap_lanes_publish(&r->p.lanes, &r->p.lanes.topics[0], records, n, 0, ack, token, published, err);
     ap_ack_seal(ack);
     if (rc == 0)
-        rc = ap_ack_wait(ack, in_ms(10000), err);
+        rc = ap_ack_wait(ack, patience_ns(), err);
     ap_ack_unref(&ack);
     return rc;
 }
@@ -58,7 +59,7 @@ static int publish(struct life *r, const struct ap_record *records, size_t n, st
 static void wait_until_empty(struct life *r)
 {
     size_t records = 1, bytes = 1;
-    for (int64_t end = in_ms(10000); records && ap_mono_ns() < end; sched_yield())
+    for (int64_t end = patience_ns(); records && ap_mono_ns() < end; sched_yield())
         ap_inflight_now(&r->p.lanes.inflight, &records, &bytes);
     ck_assert_uint_eq(records, 0);
     ck_assert_uint_eq(bytes, 0);
@@ -161,7 +162,7 @@ START_TEST(beyond_the_bound_nothing_of_a_request_is_published)
     ck_assert_int_eq(publish(&life, many, 11, &none, &published, &err), AP_ETOOBIG);
 
     rd_kafka_mock_broker_set_up(life_mock, 1);
-    ck_assert_int_eq(ap_ack_wait(ack, in_ms(10000), &err), 0);
+    ck_assert_int_eq(ap_ack_wait(ack, patience_ns(), &err), 0);
     ap_ack_unref(&ack);
     wait_until_empty(&life);
     ck_assert_int_eq(publish(&life, records, 3, &none, &published, &err), 0);
@@ -185,7 +186,7 @@ static void *wait_for_room(void *arg)
     size_t published;
     upserts(records, 8);
     struct ap_ack *ack = ap_ack_new(true);
-    w->rc = ap_lanes_publish(&w->life->p.lanes, &w->life->p.lanes.topics[0], records, 8, in_ms(10000), ack, &token, &published, &err);
+    w->rc = ap_lanes_publish(&w->life->p.lanes, &w->life->p.lanes.topics[0], records, 8, patience_ns(), ack, &token, &published, &err);
     ap_ack_seal(ack);
     ap_ack_unref(&ack); /* the reports come to an ack that nobody holds any more */
     ap_token_fini(&token);
@@ -368,7 +369,7 @@ START_TEST(a_heartbeat_waits_for_the_one_before)
     atomic_store(&life.p.stop, true); /* the heart itself is not to interfere */
     pthread_join(life.p.heart, NULL);
     life.p.beating = false;
-    for (int64_t end = in_ms(5000); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
+    for (int64_t end = patience_ns(); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
         sched_yield();
     rd_kafka_mock_broker_set_down(life_mock, 1);
     struct ap_topic *topic = &life.p.lanes.topics[0];
@@ -377,7 +378,7 @@ START_TEST(a_heartbeat_waits_for_the_one_before)
     ck_assert(!ap_lane_heartbeat(&life.p.lanes, topic, 2));
     ck_assert_uint_eq(ap_lane_next_seq(topic, 2), seq + 1);
     rd_kafka_mock_broker_set_up(life_mock, 1);
-    for (int64_t end = in_ms(10000); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
+    for (int64_t end = patience_ns(); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
         sched_yield();
     ck_assert(ap_lane_heartbeat(&life.p.lanes, topic, 2));
     life_close(&life);

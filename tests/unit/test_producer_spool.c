@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "common/timeutil.h"
+#include "patience.h"
 #include "producer/spool_entry.h"
 #include "producer/write.h"
 #include "producer_rig.h"
@@ -42,7 +43,7 @@ static int write_one(uint64_t id, float n, struct ap_err *err)
 {
     const float vector[4] = {n, 1, 2, 3};
     struct ap_record r = upsert(id, vector);
-    struct ap_write_options o = {.deadline_ns = ap_mono_ns() + INT64_C(5000000000)};
+    struct ap_write_options o = {.deadline_ns = patience_ns()};
     struct ap_token token = {0};
     int rc = ap_write_records(&life.p, &life.p.lanes.topics[0], &r, 1, &o, &token, err);
     ck_assert(!o.spooled || token.count == 0);
@@ -60,7 +61,7 @@ static void go_away(void)
 static void wait_idle(void)
 {
     char words[400];
-    int64_t end = ap_mono_ns() + INT64_C(30000000000);
+    int64_t end = patience_ns();
     while (ap_spool_state(&life.p.spool, words, sizeof words) != AP_SPOOL_IDLE && ap_mono_ns() < end)
         sched_yield();
     ck_assert_int_eq(ap_spool_state(&life.p.spool, words, sizeof words), AP_SPOOL_IDLE);

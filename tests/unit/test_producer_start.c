@@ -2,6 +2,7 @@
 #include <check.h>
 #include <stdlib.h>
 #include "common/timeutil.h"
+#include "patience.h"
 #include "producer_rig.h"
 #include "rnd.h"
 
@@ -30,7 +31,7 @@ static void write_some(struct life *l, size_t n)
         struct ap_ack *ack = ap_ack_new(true);
         ck_assert_int_eq(ap_lanes_publish(&l->p.lanes, &l->p.lanes.topics[0], &r, 1, 0, ack, &token, &published, NULL), 0);
         ap_ack_seal(ack);
-        ck_assert_int_eq(ap_ack_wait(ack, ap_mono_ns() + INT64_C(5000000000), NULL), 0);
+        ck_assert_int_eq(ap_ack_wait(ack, patience_ns(), NULL), 0);
         ap_ack_unref(&ack);
         ap_token_fini(&token);
     }
@@ -225,7 +226,7 @@ START_TEST(a_second_process_of_the_same_name_ends_the_first)
     ck_assert(!ap_producer_has_failed(&life.p, &err));
     life_open(&twin, NULL);
     bool failed = false;
-    for (int64_t end = ap_mono_ms() + 5000; !failed && ap_mono_ms() < end; sched_yield())
+    for (int64_t end = patience_ms(); !failed && ap_mono_ms() < end; sched_yield())
         failed = ap_producer_has_failed(&life.p, &err);
     ck_assert(failed);
     ck_assert_ptr_nonnull(strstr(err.msg, "instance eu-1"));

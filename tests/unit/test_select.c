@@ -9,6 +9,7 @@
 #include "common/timeutil.h"
 #include "index_rig.h"
 #include "indexer/index_impl.h"
+#include "patience.h"
 #include "rnd.h"
 
 #define DIM 8
@@ -330,7 +331,7 @@ static bool all_indexed(void)
 
 static void wait_indexed(void)
 {
-    int64_t until = ap_mono_ms() + 30000;
+    int64_t until = patience_ms();
     while (!all_indexed()) {
         ck_assert_msg(ap_mono_ms() < until, "fields are not indexed");
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
@@ -340,7 +341,7 @@ static void wait_indexed(void)
 /* Nothing is left to merge either: stopped now, the builder leaves no segment without its columns. */
 static void wait_merged(void)
 {
-    int64_t until = ap_mono_ms() + 60000;
+    int64_t until = patience_ms();
     for (size_t sealed = 2; sealed > 1;) {
         ck_assert_msg(ap_mono_ms() < until, "segments are not merged");
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
@@ -447,7 +448,7 @@ START_TEST(declaring_builds_and_restart_loads)
     size_t sure, unsure;
     open_rig(128, _i ? "IVF4,SQ8" : NULL);
     load_numbers();
-    ck_assert(ix_wait_indexed(&r, 512, 30));
+    ck_assert(ix_wait_indexed(&r, 512, PATIENCE_MS / 1000));
     count_selected(below_20, &sure, &unsure);
     ck_assert_uint_eq(sure, 0); /* nothing is declared: all have to be asked */
     ck_assert_uint_eq(unsure, POINTS);
@@ -483,7 +484,7 @@ START_TEST(declaring_builds_and_restart_loads)
 
     declare(1, true);
     ix_refresh(&r);
-    int64_t until = ap_mono_ms() + 30000;
+    int64_t until = patience_ms();
     while (index_files(false) > 0)
         ck_assert_msg(ap_mono_ms() < until, "files of a removed index stay");
     check_filters(5);
