@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define MAX_SEEDS 256
-#define MAX_BYTES 4096
+#define MAX_BYTES 16384
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
