@@ -1,9 +1,10 @@
 """Fixtures of the end-to-end tests: real Kafka, real MirrorMaker, real binaries, on free ports.
 
     world          two regions eu and us, running; one for all tests of a module that ask for it
-    make_world     a function that gives a World of one's own, not started; stopped and checked at the end
+    make_world     what World.for_tests takes, without a folder, gives a World of one's own, not started: make_world(["eu", "us"], delayed=True)
+    module_world   the same, for a fixture of the module
 
-Every test writes below .antipode/tests/<test>; that folder stays when the test failed.
+They are stopped at the end. Files are below .antipode/tests/<test or module>; that folder stays when a test failed.
 """
 
 import re
@@ -11,8 +12,10 @@ import shutil
 
 import pytest
 
-from harness import paths
+from harness import paths, wait
 from harness.region import World
+
+wait.patience = 4  # the machine may have other work, and does: two test modules run side by side
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -26,43 +29,42 @@ def pytest_runtest_makereport(item, call):
 _FAILED = pytest.StashKey()
 
 
-def _folder(name: str):
-    folder = paths.STATE / "tests" / re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
+class _Worlds:
+    """Makes worlds below one folder; closes them, and removes the folder unless key, a test or a module, has failed."""
 
+    def __init__(self, request, name: str, key: str):
+        self.request, self.key, self.made = request, key, []
+        self.folder = paths.STATE / "tests" / re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-def _close(request, world, folder, key):
-    world.stop()
-    if key in request.session.stash.get(_FAILED, set()):
-        print(f"\nlogs and data of the failed test: {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    def make(self, names=("eu", "us"), **more) -> World:
+        self.made.append(World.for_tests(self.folder / str(len(self.made)), list(names), **more))
+        return self.made[-1]
 
-
-@pytest.fixture(scope="module")
-def world(request):
-    """eu and us, running and ready; shared by the module, so use collections of your own."""
-    name = request.module.__name__
-    folder = _folder(name)
-    made = World.for_tests(folder, ["eu", "us"])
-    try:
-        made.start()
-        yield made
-    finally:
-        _close(request, made, folder, name)
+    def close(self) -> None:
+        for world in self.made:
+            world.stop()
+        if self.key in self.request.session.stash.get(_FAILED, set()):
+            print(f"\nlogs and data of the failed test: {self.folder}")
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture
 def make_world(request):
-    """make_world(["eu", "us"], delayed=True, ...): what World.for_tests takes; start it yourself."""
-    made = []
-    folder = _folder(request.node.name)
+    worlds = _Worlds(request, request.node.name, request.node.nodeid.partition("[")[0])
+    yield worlds.make
+    worlds.close()
 
-    def make(names=("eu", "us"), **more) -> World:
-        made.append(World.for_tests(folder / str(len(made)), list(names), **more))
-        return made[-1]
 
-    yield make
-    for one in made:
-        _close(request, one, folder, request.node.nodeid.partition("[")[0])
+@pytest.fixture(scope="module")
+def module_world(request):
+    worlds = _Worlds(request, request.module.__name__, request.module.__name__)
+    yield worlds.make
+    worlds.close()
+
+
+@pytest.fixture(scope="module")
+def world(module_world):
+    """eu and us, running and ready; shared by the module, so use collections of your own."""
+    return module_world().start()

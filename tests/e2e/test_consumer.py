@@ -17,7 +17,6 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from harness import paths
 from harness.feed import Stream, key_of, read_store
-from harness.region import World
 from harness.topics import read_topic
 from harness.wait import wait_until
 
@@ -26,25 +25,20 @@ COLLECTION = 7
 
 
 @pytest.fixture(scope="module")
-def kafka_of_us(request):
+def kafka_of_us(module_world):
     """Region us with nothing but its Kafka: one for all tests, because its start takes longer than they do."""
-    folder = paths.STATE / "tests" / request.module.__name__
-    shutil.rmtree(folder, ignore_errors=True)
-    failed = request.session.testsfailed
-    with World.for_tests(folder, ["us", "eu"]) as world:
-        world["us"].kafka.start().wait_ready()
-        yield world["us"]
-    if request.session.testsfailed == failed:
-        shutil.rmtree(folder, ignore_errors=True)
+    world = module_world(["us", "eu"])
+    world["us"].kafka.start().wait_ready()
+    yield world["us"]
 
 
 def empty_topics(region) -> None:
     """All topics made anew, as if eu's were mirrored."""
-    there = [name for name in region.kafka.admin.list_topics(timeout=10).topics if not name.startswith("__")]
+    there = [name for name in region.kafka.admin.list_topics(timeout=60).topics if not name.startswith("__")]
     if there:
         for future in region.kafka.admin.delete_topics(there).values():
-            future.result(30)
-        wait_until(lambda: not set(there) & set(region.kafka.admin.list_topics(timeout=5).topics), 30, "the topics are deleted")
+            future.result(120)
+        wait_until(lambda: not set(there) & set(region.kafka.admin.list_topics(timeout=60).topics), 30, "the topics are deleted")
     region.create_topics()
 
 
@@ -94,7 +88,7 @@ class Feeder(threading.Thread):
             for _ in range(20):
                 self.one()
             time.sleep(0.005)
-        self.producer.flush(30)
+        self.producer.flush(120)
 
 
 def check_store(region, model: dict) -> None:
@@ -162,7 +156,7 @@ def test_a_replay_changes_nothing_nor_does_a_topic_made_again(us):
     feeder = Feeder(us, rng)
     for _ in range(3000):
         feeder.one()
-    feeder.producer.flush(30)
+    feeder.producer.flush(120)
     start(us)
     wait_caught_up(us)
     us.consumer.stop()
@@ -178,14 +172,14 @@ def test_a_replay_changes_nothing_nor_does_a_topic_made_again(us):
     # offsets fit the old ones, and only the topic's id tells that it is another.
     eu = next(s for s in feeder.streams if s.region == "eu")
     us.consumer.process.freeze()
-    us.kafka.admin.delete_topics(["eu.vec-mutations"])["eu.vec-mutations"].result(30)
-    wait_until(lambda: "eu.vec-mutations" not in us.kafka.admin.list_topics(timeout=5).topics, 30, "the topic is deleted")
+    us.kafka.admin.delete_topics(["eu.vec-mutations"])["eu.vec-mutations"].result(120)
+    wait_until(lambda: "eu.vec-mutations" not in us.kafka.admin.list_topics(timeout=60).topics, 30, "the topic is deleted")
     us.create_topics()
     made_again = sum(eu.send_again() for _ in range(3))
     us.consumer.process.thaw()
     wait_until(lambda: us.consumer.metric("antipode_consumer_duplicates_total") >= again + made_again, 60, "the new topic is read from its start")
     eu.mutate("UPSERT", 1, {"n": "after"})
-    eu.producer.flush(10)
+    eu.producer.flush(120)
     wait_until(lambda: us.consumer.metric("antipode_consumer_applied_total") == 1, 30, "and the stream goes on")
     us.consumer.wait_ready()
     assert us.consumer.stop() == 0
@@ -199,15 +193,15 @@ def test_what_was_purged_before_it_was_read_shows_as_a_hole(us):
     eu = Stream(producer, "eu", "us")
     for n in range(400):
         eu.mutate("UPSERT", n, {"n": n})
-    producer.flush(10)
+    producer.flush(120)
     start(us)
     wait_caught_up(us)
     us.consumer.stop()
     for n in range(800):
         eu.mutate("UPSERT", n, {"n": n})
-    producer.flush(10)
+    producer.flush(120)
     low = TopicPartition("eu.vec-mutations", 2, 250)  # 100 were read, 300 are there
-    us.kafka.admin.delete_records([low])[low].result(30)
+    us.kafka.admin.delete_records([low])[low].result(120)
     start(us)
     wait_caught_up(us)
     assert us.consumer.metric("antipode_consumer_hole_records", origin="eu") == 150
@@ -224,7 +218,7 @@ def test_poison_is_set_aside_once_and_the_stream_goes_on(us):
         eu.mutate("UPSERT", n, {"n": n})
         if n % 30 == 0:
             producer.produce("eu.vec-mutations", os.urandom(50), key_of(COLLECTION, n), n % 4)
-    producer.flush(10)
+    producer.flush(120)
     for record in read_topic(us.bootstrap, "eu.vec-mutations"):
         if record.value is None:
             poison.add((record.topic, record.partition, record.offset))
@@ -246,7 +240,7 @@ def test_out_of_room_it_stops_and_says_what_to_do(us):
     eu = Stream(producer, "eu", "us")
     for n in range(8000):
         eu.mutate("UPSERT", n, {"text": "x" * 200})
-    producer.flush(30)
+    producer.flush(120)
     start(us, store__map_bytes=2 << 20)
     assert us.consumer.process.wait_ended(60) == 1
     log = us.consumer.process.log_text()
@@ -263,14 +257,14 @@ def test_kafka_restarts_and_the_consumer_goes_on(us):
     eu = Stream(producer, "eu", "us")
     for n in range(500):
         eu.mutate("UPSERT", n, {"n": n})
-    producer.flush(30)
+    producer.flush(120)
     start(us)
     wait_caught_up(us)
     us.kafka.kill()
     us.kafka.start().wait_ready()
     for n in range(500):
         eu.mutate("UPSERT", n, {"n": n + 1000})
-    producer.flush(60)
+    producer.flush(120)
     wait_until(lambda: us.consumer.metric("antipode_consumer_applied_total") == 1000, 60, "the records after the restart are applied")
     assert us.consumer.stop() == 0
     assert all(json.loads(row.payload)["n"] >= 1000 for row in read_store(us.store_path).values())
@@ -281,12 +275,12 @@ def test_sigterm_ends_it_and_lag_tools_see_its_offsets(us):
     own = Stream(producer, "us", "us")
     for n in range(100):
         own.mutate("UPSERT", n, {"n": n})
-    producer.flush(30)
+    producer.flush(120)
     start(us)
     wait_caught_up(us)
     assert us.consumer.stop() == 0
     asked = ConsumerGroupTopicPartitions("antipode-us-0", [TopicPartition("vec-mutations", p) for p in range(4)])
-    answer = us.kafka.admin.list_consumer_group_offsets([asked])["antipode-us-0"].result(30)
+    answer = us.kafka.admin.list_consumer_group_offsets([asked])["antipode-us-0"].result(120)
     assert [t.offset for t in answer.topic_partitions] == own.seq
 
 
@@ -299,8 +293,8 @@ def test_old_versions_are_dropped_as_the_indexer_goes_on(us):
         for n in range(30000):
             eu.mutate("UPSERT", n % 100, {"n": n})
             if n % 1000 == 0:
-                producer.flush(10)  # several batches
-        producer.flush(30)
+                producer.flush(120)  # several batches
+        producer.flush(120)
         wait_caught_up(us)
         wait_until(lambda: us.consumer.metric("antipode_consumer_cleaned_rows_total") > 25000, 30, "the cleaner has dropped the old versions")
     finally:
@@ -316,7 +310,7 @@ def test_workers_share_the_partitions(us):
     eu = Stream(producer, "eu", "us")
     for n in range(100):
         eu.mutate("UPSERT", n, {"n": n})
-    producer.flush(30)
+    producer.flush(120)
     rows = set()
     for worker in (0, 1):
         start(us, worker=worker, workers=2, store__path=us.data_dir / f"store-{worker}")
@@ -331,7 +325,7 @@ def test_workers_share_the_partitions(us):
 # ---- the operator's tool ---------------------------------------------------------------------------------------------
 
 def antipode(*args, code: int = 0) -> str:
-    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=300)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done.stdout
 
@@ -345,7 +339,7 @@ def test_cat_status_and_lag(us):
     for p in range(4):
         eu.heartbeat(p)
     producer.produce("eu.vec-mutations", b"poison", b"key", 0)
-    producer.flush(10)
+    producer.flush(120)
     lines = [json.loads(line) for line in antipode("cat", "-b", us.bootstrap, "-t", "eu.vec-mutations", "-e").splitlines()]
     assert len(lines) == 26
     assert sorted(line["id"] for line in lines if line.get("op") == "UPSERT") == list(range(20))
@@ -379,6 +373,6 @@ def test_cat_status_and_lag(us):
     # A hole is news: exit code 1.
     eu.seq[0] += 5
     eu.mutate("UPSERT", 0, {"n": "far"})
-    producer.flush(10)
+    producer.flush(120)
     wait_until(lambda: us.consumer.metric("antipode_consumer_hole_records") == 5, 10, "the hole is seen")
     assert "MISSING" in antipode("status", *consumer, code=1)

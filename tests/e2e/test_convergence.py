@@ -208,7 +208,7 @@ def test_a_topic_replayed_changes_nothing(world):
     producer = Producer({"bootstrap.servers": us.bootstrap, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
     for r in records:
         producer.produce("eu.vec-mutations", value=r.raw, key=r.key, partition=r.partition)
-    producer.flush(60)
+    producer.flush(120)
     wait_until(lambda: duplicates() >= before + len(records), 60, "every replayed record was counted as a duplicate")
     assert {p: v["payload"]["mark"] for p, v in Api(us.indexer.url).scroll("replayed").items()} == model
     assert consumer.metric("antipode_consumer_hole_records") == 0
@@ -244,7 +244,7 @@ def test_a_poisoned_record_goes_to_the_dead_letters(world):
     bad = {b"not avro at all": "garbage", b"\xc3\x01" + bytes(8)[:4]: "cut in the fingerprint"}
     for value in bad:
         producer.produce("eu.vec-mutations", value=value, key=bytes(24), partition=1)
-    producer.flush(30)
+    producer.flush(120)
     Api(eu.producer.url).put("/collections/poisoned/points", {"points": [{"id": 1, "vector": [1.0] * DIM, "payload": {"mark": "after"}}]})
     wait_until(lambda: Api(us.indexer.url).request("GET", "/collections/poisoned/points/1")[0] == 200, 60, "the stream goes on")
     wait_until(lambda: len(read_topic(us.bootstrap, "dlq-mutations")) >= before + len(bad), 60, "the dead letters are there")

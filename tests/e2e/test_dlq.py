@@ -15,7 +15,7 @@ NAME = "letters"
 
 
 def dlq(*args, code: int = 0) -> str:
-    done = subprocess.run([paths.binary("antipode"), "dlq", *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([paths.binary("antipode"), "dlq", *map(str, args)], capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -27,7 +27,7 @@ def listed(region, *more) -> list[dict]:
 def send(region, topic: str, key, value, partition: int, headers=None) -> None:
     producer = Producer({"bootstrap.servers": region.bootstrap, "acks": "all"})
     producer.produce(topic, value, key, partition, headers=headers)
-    assert producer.flush(10) == 0
+    assert producer.flush(120) == 0
 
 
 def letter_of(record, region: str, **more) -> list:

@@ -40,7 +40,7 @@ DOCS = {i: payload(i) for i in range(COUNT)}
 
 
 def connect(world, region: str) -> QdrantClient:
-    return QdrantClient(url=world[region].indexer.url, timeout=30, trust_env=False, check_compatibility=False)
+    return QdrantClient(url=world[region].indexer.url, timeout=120, trust_env=False, check_compatibility=False)
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,9 @@ def test_a_taken_port_is_named_with_its_use_and_owner():
     ports.require_free({"eu": mine})
 
 
-def test_wait_until_says_what_did_not_come():
-    with pytest.raises(Late, match="not within 0.05 s: rain .*division by zero"):
+def test_wait_until_says_what_did_not_come(monkeypatch):
+    monkeypatch.setattr("harness.wait.patience", 2)
+    with pytest.raises(Late, match="not within 0.1 s: rain .*division by zero"):
         wait_until(lambda: 1 / 0, 0.05, "rain")
 
 

@@ -3,7 +3,6 @@ antipode recall: what was loaded is found."""
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import struct
 import subprocess
@@ -12,22 +11,16 @@ import numpy as np
 import pytest
 from harness import paths
 from harness.api import Api
-from harness.region import World
 from harness.wait import wait_until
 
 DIM, ROWS = 8, 500
 
 
 @pytest.fixture(scope="module")
-def eu(request):
-    folder = paths.STATE / "tests" / request.module.__name__
-    shutil.rmtree(folder, ignore_errors=True)
-    failed = request.session.testsfailed
-    with World.for_tests(folder, ["eu"]) as world:
-        world.start()
-        yield world["eu"]
-    if request.session.testsfailed == failed:
-        shutil.rmtree(folder, ignore_errors=True)
+def eu(module_world):
+    world = module_world(["eu"])
+    world.start()
+    yield world["eu"]
 
 
 def command(eu, file, collection, *more) -> list[str]:
@@ -35,7 +28,7 @@ def command(eu, file, collection, *more) -> list[str]:
 
 
 def load(eu, file, collection, *more, code: int = 0, stdin=None) -> tuple[dict, str]:
-    done = subprocess.run(command(eu, file, collection, *more), capture_output=True, timeout=60, input=stdin)
+    done = subprocess.run(command(eu, file, collection, *more), capture_output=True, timeout=300, input=stdin)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr.decode()}"
     return json.loads(done.stdout) if done.stdout else {}, done.stderr.decode()
 
@@ -101,7 +94,7 @@ def test_goes_on_where_it_was(eu, tmp_path, how):
     process = subprocess.Popen(command(eu, file, name, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: state.exists() and json.loads(state.read_text())["row"] > 0, 20, "some rows are noted as acknowledged")
     process.send_signal(how)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == (1 if how == signal.SIGINT else -9), err
     if how == signal.SIGINT:
         assert "interrupted" in err and not json.loads(out)["complete"]
@@ -129,7 +122,7 @@ def test_waits_for_the_producer(eu, tmp_path):
         wait_until(state.exists, 20, "it has begun, with nobody there")
     finally:
         eu.producer.start().wait_ready()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and json.loads(out)["retries"] > 0 and json.loads(out)["points"] == ROWS
 
 

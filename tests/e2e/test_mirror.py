@@ -13,10 +13,9 @@ from harness.wait import Late, wait_until
 
 
 @pytest.fixture(scope="module")
-def regions(tmp_path_factory, request):
-    from harness.region import World
-    with World.for_tests(tmp_path_factory.mktemp("mirror"), ["eu", "us"], delayed=True) as world:
-        yield world.start(daemons=False)
+def regions(module_world):
+    world = module_world(["eu", "us"], delayed=True)
+    yield world.start(daemons=False)
 
 
 class Reader:
@@ -63,7 +62,7 @@ def test_both_directions_at_once(regions):
 
 
 def test_only_vec_topics_cross_and_only_once(regions):
-    topics = set(regions["us"].kafka.admin.list_topics(timeout=10).topics)
+    topics = set(regions["us"].kafka.admin.list_topics(timeout=60).topics)
     ours = {t for t in topics if not t.startswith(("mm2-", "__", "heartbeats"))}
     assert ours == set(region_topics("us", ["eu", "us"]))
 
@@ -80,7 +79,7 @@ def test_distance_partition_and_return(regions):
     def send_and_wait(text, deadline_s):
         start = time.monotonic()
         writer.produce("vec-mutations", text, partition=0)
-        assert writer.flush(10) == 0
+        assert writer.flush(120) == 0
         reader.wait(lambda got: any(m.value() == text for m in got), deadline_s, f"{text} in us")
         return time.monotonic() - start
 
@@ -97,6 +96,6 @@ def test_distance_partition_and_return(regions):
     # MirrorMaker killed: what it mirrors twice is the same records again, none is missing.
     us.mirror.kill()
     writer.produce("vec-mutations", b"while away", partition=1)
-    assert writer.flush(10) == 0
+    assert writer.flush(120) == 0
     us.mirror.start()
     reader.wait(lambda got: any(m.value() == b"while away" for m in got), 40, "what was written while MirrorMaker was away")

@@ -8,7 +8,6 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from harness.api import Api, ApiError
-from harness.region import World
 from harness.topics import read_topic
 from harness.wait import wait_until
 
@@ -16,12 +15,12 @@ names = (f"outage{i}" for i in itertools.count())
 
 
 @pytest.fixture(scope="module")
-def regions(tmp_path_factory):
-    with World.for_tests(tmp_path_factory.mktemp("outage"), ["eu", "us"], overrides={"producer": {"request_timeout_ms": 5000, "spool.after_ms": 300}}) as world:
-        world.start(daemons=False)
-        world["eu"].producer.overrides["spool.dir"] = world["eu"].data_dir / "spool"
-        world.start_daemons()
-        yield world["eu"], world["us"]
+def regions(module_world):
+    world = module_world(["eu", "us"], overrides={"producer": {"request_timeout_ms": 5000, "spool.after_ms": 1000}})
+    world.start(daemons=False)
+    world["eu"].producer.overrides["spool.dir"] = world["eu"].data_dir / "spool"
+    world.start_daemons()
+    yield world["eu"], world["us"]
 
 
 @pytest.fixture
@@ -124,7 +123,8 @@ def test_what_was_answered_survives_the_outage_and_a_kill(regions, eu):
     wait_until(lambda: all(w.statuses[202] >= 30 for w in writers), 30, "all writes are spooled")
     eu.producer.kill()  # with appends under way
     for w in writers:
-        w.join(20)
+        w.join(120)
+        assert not w.is_alive()
     assert not any(set(w.statuses) - {200, 202} for w in writers), [w.statuses for w in writers]
     eu.producer.start().wait_healthy()
     with pytest.raises(ApiError) as e:  # it does not know the collections before Kafka is there

@@ -14,7 +14,7 @@ DIM = 4
 
 @pytest.fixture(scope="module")
 def clients(world):
-    made = {r.name: QdrantClient(url=r.indexer.url, timeout=30, trust_env=False, check_compatibility=False) for r in world}
+    made = {r.name: QdrantClient(url=r.indexer.url, timeout=120, trust_env=False, check_compatibility=False) for r in world}
     yield made
     for client in made.values():
         client.close()
@@ -138,7 +138,7 @@ def test_the_answer_counts_what_it_did_page_by_page(world, us, eu, name):
 
 def api_count(url: str, name: str, token: str) -> int:
     api = Api(url)
-    status, text = api.request("POST", f"/collections/{name}/points/count?timeout=20", {"exact": True}, headers={"X-Antipode-Token": token})
+    status, text = api.request("POST", f"/collections/{name}/points/count?timeout=60", {"exact": True}, headers={"X-Antipode-Token": token})
     assert status == 200, text
     return json.loads(text)["result"]["count"]
 

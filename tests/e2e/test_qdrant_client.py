@@ -18,7 +18,7 @@ TOKEN = "X-Antipode-Token"
 
 
 def connect(url: str) -> QdrantClient:
-    return QdrantClient(url=url, timeout=30, trust_env=False, check_compatibility=False)
+    return QdrantClient(url=url, timeout=120, trust_env=False, check_compatibility=False)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_read_your_writes_at_home(us, name):
 
 def test_session_token_reads_across_regions(world, us, name):
     """The token of a write in eu makes a read in us wait for it."""
-    with httpx.Client(trust_env=False, timeout=30) as http:
+    with httpx.Client(trust_env=False, timeout=120) as http:
         for i in range(20):
             body = {"points": [{"id": 7, "vector": clustered(1, i)[0].tolist(), "payload": {"i": i}}]}
             wrote = http.put(f"{world['eu'].indexer.url}/collections/{name}/points", json=body)

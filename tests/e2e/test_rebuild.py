@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -14,7 +13,6 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness import paths
 from harness.api import Api
-from harness.region import World
 from harness.topics import read_topic
 from harness.wait import wait_until
 
@@ -22,19 +20,14 @@ NAME, DIM, ROWS = "again", 16, 4000
 
 
 @pytest.fixture(scope="module")
-def eu(request):
-    folder = paths.STATE / "tests" / request.module.__name__
-    shutil.rmtree(folder, ignore_errors=True)
-    failed = request.session.testsfailed
-    with World.for_tests(folder, ["eu"], overrides={"indexer": {"index.hot_rows": 500}}) as world:
-        world.start()
-        eu = world["eu"]
-        Api(eu.indexer.url).put(f"/collections/{NAME}", {"vectors": {"size": DIM, "distance": "Dot"}, "antipode": {"codec": "SQ8"}})
-        eu.vectors = np.random.default_rng(4).normal(size=(ROWS, DIM)).astype(np.float32)
-        write(eu, range(ROWS))
-        yield eu
-    if request.session.testsfailed == failed:
-        shutil.rmtree(folder, ignore_errors=True)
+def eu(module_world):
+    world = module_world(["eu"], overrides={"indexer": {"index.hot_rows": 500}})
+    world.start()
+    eu = world["eu"]
+    Api(eu.indexer.url).put(f"/collections/{NAME}", {"vectors": {"size": DIM, "distance": "Dot"}, "antipode": {"codec": "SQ8"}})
+    eu.vectors = np.random.default_rng(4).normal(size=(ROWS, DIM)).astype(np.float32)
+    write(eu, range(ROWS))
+    yield eu
 
 
 def write(eu, ids, step: int = 1000):
@@ -64,7 +57,7 @@ def configs(eu, folder) -> list[str]:
 
 
 def rebuild(eu, folder, *more, code: int = 0):
-    done = subprocess.run([paths.binary("antipode"), "rebuild", *configs(eu, folder), "--json", *map(str, more)], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([paths.binary("antipode"), "rebuild", *configs(eu, folder), "--json", *map(str, more)], capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout) if code == 0 else done.stderr
 
@@ -76,7 +69,7 @@ def store_number(eu) -> int:
 def test_under_writes_and_queries(eu, tmp_path):
     producer = Producer({"bootstrap.servers": eu.bootstrap})
     producer.produce("vec-mutations", b"no avro at all", b"k" * 24, 1)
-    producer.flush(10)
+    producer.flush(120)
     wait_until(lambda: len(read_topic(eu.bootstrap, "dlq-mutations")) == 1, 20, "the letter is there")
     number, pid, stop, written = store_number(eu), eu.consumer.process.pid, threading.Event(), []
 

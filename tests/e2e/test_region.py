@@ -12,7 +12,6 @@ import pytest
 from confluent_kafka import TopicPartition
 from harness import paths
 from harness.api import Api
-from harness.region import World
 from harness.wait import wait_until
 
 NAME = "regions"
@@ -20,17 +19,17 @@ POINTS = f"/collections/{NAME}/points"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(module_world):
     overrides = {"indexer": {"compare.interval_s": 1}}
-    with World.for_tests(tmp_path_factory.mktemp("region"), ["eu", "us"], delayed=True, overrides=overrides) as world:
-        world.start()
-        Api(world["eu"].indexer.url).put(f"/collections/{NAME}", {"vectors": {"size": 2, "distance": "Dot"}, "antipode": {"codec": "none"}})
-        for region in world:
-            api = Api(region.indexer.url)
-            wait_until(lambda: api.request("POST", POINTS + "/delete", {"points": []})[0] == 200, 60, f"{region.name} knows {NAME}")
-            api = Api(region.producer.url)
-            wait_until(lambda: all(r["incarnation"] for r in api.get("/antipode/region")["regions"]), 60, f"{region.name} knows all regions")
-        yield world
+    world = module_world(["eu", "us"], delayed=True, overrides=overrides)
+    world.start()
+    Api(world["eu"].indexer.url).put(f"/collections/{NAME}", {"vectors": {"size": 2, "distance": "Dot"}, "antipode": {"codec": "none"}})
+    for region in world:
+        api = Api(region.indexer.url)
+        wait_until(lambda: api.request("POST", POINTS + "/delete", {"points": []})[0] == 200, 60, f"{region.name} knows {NAME}")
+        api = Api(region.producer.url)
+        wait_until(lambda: all(r["incarnation"] for r in api.get("/antipode/region")["regions"]), 60, f"{region.name} knows all regions")
+    yield world
 
 
 def targets(world) -> list[str]:
@@ -42,7 +41,7 @@ def targets(world) -> list[str]:
 
 def antipode(world, *args, code: int | None = 0) -> str:
     """stdout; with another code expected, stderr after it."""
-    done = subprocess.run([paths.binary("antipode"), *map(str, args), *targets(world)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([paths.binary("antipode"), *map(str, args), *targets(world)], capture_output=True, text=True, timeout=300)
     assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + (done.stderr if code else "")
 
@@ -85,7 +84,7 @@ def test_a_read_only_region_refuses_writes_and_says_where_to_write(world):
         status, why = refusal(eu, method, path, body)
         assert status == 409 and "eu is read-only" in why and "write in us" in why, (method, path, status, why)
     assert marks(eu, [1]) == ["before"], "reads go on"
-    assert put(us, [2], "elsewhere", "?level=all&timeout=30")["status"] == "completed", "and so do the others' writes"
+    assert put(us, [2], "elsewhere", "?level=all&timeout=60")["status"] == "completed", "and so do the others' writes"
     eu.producer.kill()
     eu.producer.start().wait_ready()
     assert refusal(eu)[0] == 409, "it survives a restart"
@@ -106,7 +105,7 @@ def test_drained_means_that_the_others_show_all_of_it(world):
     assert marks(us, range(100, 150)) == ["drained"] * 50, "in the moment in which drain is done"
     assert answer == {"region": "eu", "drained": True, "missing": {"us": 0}}
     antipode(world, "region", "read-write", "eu")
-    put(eu, [1], "back", "?level=all&timeout=30")
+    put(eu, [1], "back", "?level=all&timeout=60")
 
 
 def purge(region, topic: str) -> None:
@@ -128,7 +127,7 @@ def verify(world, *args, code: int = 0) -> dict:
 
 def test_what_was_purged_before_it_was_mirrored_is_a_hole_until_it_is_repaired(world):
     eu, us = world["eu"], world["us"]
-    put(eu, range(200, 240), "older", "?level=all&timeout=30")
+    put(eu, range(200, 240), "older", "?level=all&timeout=60")
     us.mirror.stop()
     put(eu, range(200, 260), "purged", "?wait=true")
     purge(eu, "vec-mutations")
@@ -147,14 +146,14 @@ def test_what_was_purged_before_it_was_mirrored_is_a_hole_until_it_is_repaired(w
     assert marks(us, range(200, 260)) == ["purged"] * 60
     wait_until(lambda: us.consumer.metric("antipode_consumer_hole_records") == 0, 10, "us waits for nothing any more")
     assert us.consumer.metric("antipode_consumer_given_up_records", origin="eu") == lost
-    assert put(eu, range(300, 310), "on", "?level=all&timeout=30")["status"] == "completed", "watermarks go on"
+    assert put(eu, range(300, 310), "on", "?level=all&timeout=60")["status"] == "completed", "watermarks go on"
     wait_until(lambda: differing(eu, "us") == differing(us, "eu") == 0, 30, "the background compare has seen that it is mended")
     antipode(world, "status")
 
     us.consumer.kill()  # what was decided outlives it
     us.consumer.start().wait_ready()
     assert us.consumer.metric("antipode_consumer_hole_records") == 0
-    assert put(eu, [300], "again", "?level=all&timeout=30")["status"] == "completed"
+    assert put(eu, [300], "again", "?level=all&timeout=60")["status"] == "completed"
 
 
 def test_a_loss_is_accepted_only_by_name(world):
@@ -247,8 +246,8 @@ def test_the_background_compare_finds_what_stays_different(world):
 
 def test_a_retired_region_is_over(world):
     eu, us = world["eu"], world["us"]
-    put(eu, [500], "in time", "?level=all&timeout=30")
-    token = put(eu, [501], "with a token", "?level=all&timeout=30")["token"]
+    put(eu, [500], "in time", "?level=all&timeout=60")
+    token = put(eu, [501], "with a token", "?level=all&timeout=60")["token"]
     incarnation = seen(world, "eu")["incarnation"]
     world.delay.part("eu")
     put(eu, [502, 503], "too late", "?wait=true")
@@ -259,9 +258,9 @@ def test_a_retired_region_is_over(world):
     assert "eu is retired" in refusal(eu)[1]
 
     # Nobody waits for it, and nobody may wait for what it wrote.
-    assert put(us, [510], "alone", "?level=all&timeout=5")["status"] == "completed"
+    assert put(us, [510], "alone", "?level=all&timeout=60")["status"] == "completed"
     for level in ("level=strong", "max_staleness_ms=50"):
-        assert Api(us.indexer.url).call("POST", POINTS + f"?{level}&timeout=5", {"ids": [510]})
+        assert Api(us.indexer.url).call("POST", POINTS + f"?{level}&timeout=60", {"ids": [510]})
     for method, body in (("POST", {"ids": [500]}), ("PUT", {"points": [{"id": 1, "vector": [1, 2]}]})):
         status, why = refusal(us, method, POINTS, body, {"X-Antipode-Token": token})
         assert status == 409 and "region eu is no more" in why and "retired by us" in why, why
@@ -307,6 +306,6 @@ def test_it_comes_back_under_a_new_incarnation_with_a_new_store(world):
     assert verify(world)["equal"]
     wait_until(lambda: eu.consumer.metric("antipode_consumer_hole_records") == 0, 10, "eu waits for nothing any more")
     assert marks(eu, [500, 501, 502, 503]) == ["in time", "with a token"]
-    assert put(eu, [520], "back", "?level=all&timeout=30")["status"] == "completed"
-    assert put(us, [521], "back", "?level=all&timeout=30")["status"] == "completed"
+    assert put(eu, [520], "back", "?level=all&timeout=60")["status"] == "completed"
+    assert put(us, [521], "back", "?level=all&timeout=60")["status"] == "completed"
     assert seen(world, "eu")["mode"] == "active" and seen(world, "eu")["incarnation"] != incarnation

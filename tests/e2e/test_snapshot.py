@@ -12,27 +12,21 @@ import pytest
 from harness import paths
 from harness.api import Api
 from harness.feed import read_store
-from harness.region import World
 from harness.wait import wait_until
 
 NAME, DIM, ROWS = "kept", 16, 3000
 
 
 @pytest.fixture(scope="module")
-def regions(request):
-    folder = paths.STATE / "tests" / request.module.__name__
-    shutil.rmtree(folder, ignore_errors=True)
-    failed = request.session.testsfailed
-    with World.for_tests(folder, ["eu", "us"], overrides={"indexer": {"index.hot_rows": 500}}) as world:
-        world.start()
-        api = Api(world["eu"].indexer.url)
-        api.put(f"/collections/{NAME}", {"vectors": {"size": DIM, "distance": "Dot"}, "antipode": {"codec": "SQ8", "raw": "home"}})
-        world.vectors = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
-        write(world["eu"], world.vectors, range(ROWS))
-        wait_until(lambda: len(sealed(world["eu"])) > 0, 30, "some rows are sealed")
-        yield world
-    if request.session.testsfailed == failed:
-        shutil.rmtree(folder, ignore_errors=True)
+def regions(module_world):
+    world = module_world(["eu", "us"], overrides={"indexer": {"index.hot_rows": 500}})
+    world.start()
+    api = Api(world["eu"].indexer.url)
+    api.put(f"/collections/{NAME}", {"vectors": {"size": DIM, "distance": "Dot"}, "antipode": {"codec": "SQ8", "raw": "home"}})
+    world.vectors = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
+    write(world["eu"], world.vectors, range(ROWS))
+    wait_until(lambda: len(sealed(world["eu"])) > 0, 30, "some rows are sealed")
+    yield world
 
 
 def write(region, vectors, ids, step: int = 500):
@@ -47,7 +41,7 @@ def sealed(region):
 
 
 def snapshot(*args, code: int = 0):
-    done = subprocess.run([paths.binary("antipode"), "snapshot", *map(str, args)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([paths.binary("antipode"), "snapshot", *map(str, args)], capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout) if code == 0 and "--json" in args else done.stdout + done.stderr
 

@@ -8,7 +8,6 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from harness import paths
 from harness.api import Api
-from harness.region import World
 from harness.wait import wait_until
 
 POINTS = 60
@@ -16,7 +15,7 @@ POINTS = 60
 
 def keep_for(region, ms: int):
     """How long a region's Kafka keeps the records of mutations and dead letters: retention and segment together."""
-    topics = [name for name in region.kafka.admin.list_topics(timeout=10).topics if name.endswith("-mutations")]
+    topics = [name for name in region.kafka.admin.list_topics(timeout=60).topics if name.endswith("-mutations")]
     entries = [ConfigEntry(k, str(ms // 2), incremental_operation=AlterConfigOpType.SET) for k in ("retention.ms", "segment.ms")]
     for future in region.kafka.admin.incremental_alter_configs(
             [ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name in topics]).values():
@@ -24,20 +23,20 @@ def keep_for(region, ms: int):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(module_world):
     # Retention is what the rule goes by; that the broker really removes records, first 30 s after its start, would make holes here.
     options = {"consumer": {"tombstones.margin_ms": 0, "tombstones.check_ms": 200}, "kafka": {"log.initial.task.delay.ms": 3_600_000}}
-    with World.for_tests(tmp_path_factory.mktemp("tombstones"), ["eu", "us"], overrides=options) as w:
-        w.start()
-        Api(w["eu"].indexer.url).put("/collections/c", {"vectors": {"size": 4, "distance": "Cosine"}})
-        for region in w:
-            api = Api(region.producer.url)
-            wait_until(lambda: api.request("POST", "/collections/c/points/delete", {"points": []})[0] == 200, 30, "the collection is known")
-        yield w
+    w = module_world(["eu", "us"], overrides=options)
+    w.start()
+    Api(w["eu"].indexer.url).put("/collections/c", {"vectors": {"size": 4, "distance": "Cosine"}})
+    for region in w:
+        api = Api(region.producer.url)
+        wait_until(lambda: api.request("POST", "/collections/c/points/delete", {"points": []})[0] == 200, 30, "the collection is known")
+    yield w
 
 
 def antipode(*args) -> tuple[int, str]:
-    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 

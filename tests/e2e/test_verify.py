@@ -20,7 +20,7 @@ ROWS = 4000
 
 
 def antipode(*args, code: int | None = None) -> tuple[int, str]:
-    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([paths.binary("antipode"), *map(str, args)], capture_output=True, text=True, timeout=300)
     if code is not None:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.returncode, done.stdout
@@ -127,12 +127,12 @@ def test_what_is_no_question_and_no_row_is_refused(world):
     url = world["us"].indexer.url
 
     def post(path, body, want):
-        answer = requests.post(url + path, data=body, timeout=30)
+        answer = requests.post(url + path, data=body, timeout=120)
         assert answer.status_code == want, answer.text
         return answer
 
     session = "/antipode/verify/strict"
-    requests.delete(url + "/antipode/verify", timeout=30)
+    requests.delete(url + "/antipode/verify", timeout=120)
     post("/antipode/verify/nowhere/split", b"", 404)
     post(session + "/rows", (77).to_bytes(4, "little"), 409)  # nothing was split before
     post(session + "/split", b"abc", 400)

@@ -72,7 +72,7 @@ class Daemon:
 
     def answers(self, path: str) -> bool:
         self.process.check()
-        return http.get(self.url + path, timeout=2).status_code == 200
+        return http.get(self.url + path, timeout=5).status_code == 200
 
     def wait_healthy(self, deadline_s: float = 30) -> "Daemon":
         wait_until(lambda: self.answers("/healthz"), deadline_s, f"{self.process.name} answers {self.url}/healthz")
@@ -85,7 +85,7 @@ class Daemon:
     def metrics(self) -> dict[str, float]:
         """Every sample by its full name: metrics()['antipode_holes{origin="eu"}']."""
         out = {}
-        for line in http.get(self.url + "/metrics", timeout=5).text.splitlines():
+        for line in http.get(self.url + "/metrics", timeout=60).text.splitlines():
             if line and not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
                 out[name] = float(value)

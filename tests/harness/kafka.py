@@ -98,7 +98,7 @@ class Broker:
         if self._format is None:
             self.begin_format()
         if self._format is not None:
-            if self._format.wait(60):
+            if self._format.wait(300):
                 raise RuntimeError(f"formatting {self.data_dir} failed:\n"
                                    + (self.log_dir / f"{self.region}-kafka-format.log").read_text()[-2000:])
             self._format = None
@@ -108,7 +108,7 @@ class Broker:
 
     def ready(self) -> bool:
         self.process.check()
-        return bool(self.admin.list_topics(timeout=0.5).brokers)
+        return bool(self.admin.list_topics(timeout=1).brokers)
 
     def wait_ready(self, deadline_s: float = 60) -> "Broker":
         wait_until(self.ready, deadline_s, f"Kafka of {self.region} answers on {self.bootstrap}")
@@ -146,7 +146,7 @@ class Broker:
             """A partition that has just been made answers "not leader" for a moment; and a client that has heard of its
             leader before the broker itself keeps asking with that epoch, so the next try is another client's."""
             try:
-                return all(f.result(5).offset >= 0 for f in self.admin.list_offsets(everything).values())
+                return all(f.result(20).offset >= 0 for f in self.admin.list_offsets(everything).values())
             except KafkaException:
                 self._admin = None
                 raise
@@ -160,9 +160,9 @@ class Broker:
                               logger=_quiet)
 
     def end_offsets(self, topic: str) -> dict[int, int]:
-        partitions = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = self.admin.list_topics(topic, timeout=60).topics[topic].partitions
         asked = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
-        return {tp.partition: f.result(10).offset for tp, f in asked.items()}
+        return {tp.partition: f.result(60).offset for tp, f in asked.items()}
 
 
 def admin(bootstrap: str) -> AdminClient:

@@ -70,15 +70,27 @@ def is_free(port: int) -> bool:
     return True
 
 
-_given: set[int] = set()
+_mine: list[socket.socket] = []
+
+
+def _reserve(port: int) -> bool:
+    """Whether the port is ours from now on, among all tests on this machine: by a name that only one process can bind, and
+    that is free again when the process ends."""
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0antipode-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _mine.append(name)
+    return True
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below the range the system takes outgoing connections' ports from."""
+    """A port that nobody listens on nor means to, below the range the system takes outgoing connections' ports from."""
     while True:
         port = random.SystemRandom().randrange(11000, 18900)
-        if port not in _given and is_free(port):
-            _given.add(port)
+        if is_free(port) and _reserve(port):
             return port
 
 
