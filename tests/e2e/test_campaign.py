@@ -49,13 +49,13 @@ def test_two_minutes_of_faults(request):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_ten_minutes_in_three_regions():
     passed(*campaign("long", minutes=10))
 
 
 @pytest.mark.long
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("mounts", (True, False))
 def test_a_full_disk_stops_the_consumer_and_costs_nothing(mounts, monkeypatch):
     if not mounts:  # as when nobody is root
@@ -82,7 +82,7 @@ OPTIONS = {"collect_early": {"tombstones.check_ms": 100}}  # how often tombstone
 
 
 @pytest.mark.long
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("protection", PLANTED)
 def test_a_protection_that_is_switched_off_is_noticed(protection):
     found, kinds = PLANTED[protection]
