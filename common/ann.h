@@ -17,8 +17,8 @@ struct ap_codec;
 /* Is this TCQ<bytes>[x<memory>] (ours: ann_trellis.h), or a factory string FAISS can parse for dim, with a standalone codec
  * (sa_encode)? AP_EINVAL with the reason, for whoever wrote the string. */
 int ap_codec_check(const char *factory, uint32_t dim, struct ap_err *err);
-/* Default: TCQ{d/4}, i.e. 8 bits for 4 dimensions, a sixteenth of float32; PQ{d/4} below 16 dimensions and where a square
- * matrix would be too large, or SQ8 when 4 does not divide them. */
+/* Default: TCQ{d/4}, i.e. 8 bits for 4 dimensions, a sixteenth of float32; PQ{d/4} where a square matrix would be too large,
+ * or SQ8 when 4 does not divide them. SQ8 below 16 dimensions: fewer bytes than that tell too few vectors apart to be worth saving. */
 void ap_codec_default(uint32_t dim, char *out, size_t cap);
 /* Vectors needed to train it well, and the least with which training is accepted. */
 void ap_codec_training_size(const char *factory, uint32_t dim, size_t *good, size_t *least);

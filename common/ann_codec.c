@@ -68,7 +68,9 @@ void ap_codec_default(uint32_t dim, char *out, size_t cap)
 {
     struct ap_tcq_shape shape;
     snprintf(out, cap, "TCQ%u", (dim + 3) / 4);
-    if (dim < 16 || ap_tcq_parse(out, dim, &shape, NULL) != 0)
+    if (dim < 16)
+        snprintf(out, cap, "SQ8");
+    else if (ap_tcq_parse(out, dim, &shape, NULL) != 0)
         snprintf(out, cap, dim % 4 == 0 ? "PQ%u" : "SQ8", dim / 4);
 }
 

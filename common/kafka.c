@@ -26,7 +26,6 @@ static const struct property all_clients[] = {
 static const struct property producer[] = {
     { "acks", "all" },
     { "enable.idempotence", "true" },
-    { "max.in.flight.requests.per.connection", "5" },
     { "message.timeout.ms", "0" },
     { "linger.ms", "1" },
     { "compression.codec", "zstd" },
@@ -142,17 +141,30 @@ static rd_kafka_t *create(rd_kafka_type_t type, rd_kafka_conf_t *conf, struct ap
     return rk;
 }
 
-rd_kafka_t *ap_kafka_producer(const struct ap_config_extra *extra, const char *client_id,
-                              void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err)
+static rd_kafka_t *new_producer(const struct ap_config_extra *extra, const char *client_id, const char *in_flight,
+                                void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_dr_msg_cb(conf, dr_msg_cb);
     rd_kafka_conf_set_opaque(conf, opaque);
-    if (common_conf(conf, client_id, err) || SET_ALL(conf, producer, err) || set_extra(conf, extra, err)) {
+    if (common_conf(conf, client_id, err) || SET_ALL(conf, producer, err) || set(conf, "max.in.flight.requests.per.connection", in_flight, err) ||
+        set_extra(conf, extra, err)) {
         rd_kafka_conf_destroy(conf);
         return NULL;
     }
     return create(RD_KAFKA_PRODUCER, conf, err);
+}
+
+rd_kafka_t *ap_kafka_producer(const struct ap_config_extra *extra, const char *client_id,
+                              void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err)
+{
+    return new_producer(extra, client_id, "5", dr_msg_cb, opaque, err); /* what idempotence allows */
+}
+
+rd_kafka_t *ap_kafka_producer_serial(const struct ap_config_extra *extra, const char *client_id,
+                                     void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err)
+{
+    return new_producer(extra, client_id, "1", dr_msg_cb, opaque, err);
 }
 
 /* Manual assignment wants a group, too; without commits it never comes into being. */

@@ -20,6 +20,9 @@
  * dr_msg_cb. Small clients (watermarks, dead letters) use it too. NULL on error. */
 rd_kafka_t *ap_kafka_producer(const struct ap_config_extra *extra, const char *client_id,
                               void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err);
+/* The same with one request under way at a time: the busier the broker, the more records share one. */
+rd_kafka_t *ap_kafka_producer_serial(const struct ap_config_extra *extra, const char *client_id,
+                                     void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err);
 /* The consumer profile: manual assignment, no auto commit, auto.offset.reset=error, fetch.wait small, queues bounded,
  * fetch.queue.backoff.ms low, an event (RD_KAFKA_RESP_ERR__PARTITION_EOF) at each partition's end. group NULL: a private
  * one that is never committed. */

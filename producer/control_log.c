@@ -74,8 +74,8 @@ int ap_control_log_open(struct ap_control_log *c, int timeout_ms, struct ap_err 
 {
     int rc = 0;
     if (c->partitions == 0)
-        rc = ap_kafka_partitions(c->lanes->rk, AP_TOPIC_CONTROL, timeout_ms, &c->partitions, err);
-    if (rc == 0 && !c->rkt && !(c->rkt = rd_kafka_topic_new(c->lanes->rk, AP_TOPIC_CONTROL, NULL)))
+        rc = ap_kafka_partitions(c->lanes->events.rk, AP_TOPIC_CONTROL, timeout_ms, &c->partitions, err);
+    if (rc == 0 && !c->rkt && !(c->rkt = rd_kafka_topic_new(c->lanes->events.rk, AP_TOPIC_CONTROL, NULL)))
         rc = ap_err_set(err, AP_EKAFKA, AP_FATAL, "topic %s: %s", AP_TOPIC_CONTROL, rd_kafka_err2str(rd_kafka_last_error()));
     if (rc == 0 && !c->follower)
         rc = make_follower(c, err);

@@ -61,7 +61,7 @@ static int open_topic(struct ap_lanes *l, struct ap_topic *t, const char *name, 
         atomic_init(&lane->last_data_ms, now);
         pthread_mutex_init(&lane->lock, NULL);
     }
-    t->rkt = rd_kafka_topic_new(l->rk, name, NULL);
+    t->rkt = rd_kafka_topic_new(l->events.rk, name, NULL);
     if (!t->rkt)
         return ap_err_set(err, AP_EKAFKA, AP_FATAL, "topic %s: %s", name, rd_kafka_err2str(rd_kafka_last_error()));
     return 0;
@@ -73,16 +73,17 @@ static int open_raw(struct ap_lanes *l, struct ap_err *err)
     char why[200];
     rd_kafka_topic_conf_t *conf = rd_kafka_topic_conf_new();
     if (rd_kafka_topic_conf_set(conf, "compression.codec", "none", why, sizeof why) == RD_KAFKA_CONF_OK)
-        l->raw = rd_kafka_topic_new(l->rk, AP_TOPIC_RAW, conf);
+        l->raw = rd_kafka_topic_new(l->raws.rk, AP_TOPIC_RAW, conf);
     if (l->raw)
         return 0;
     rd_kafka_topic_conf_destroy(conf);
     return ap_err_set(err, AP_EKAFKA, AP_FATAL, "topic %s: %s", AP_TOPIC_RAW, rd_kafka_err2str(rd_kafka_last_error()));
 }
 
-int ap_lanes_open(struct ap_lanes *l, rd_kafka_t *rk, char *const *names, size_t count, int32_t partitions, struct ap_err *err)
+int ap_lanes_open(struct ap_lanes *l, rd_kafka_t *events, rd_kafka_t *raws, char *const *names, size_t count, int32_t partitions, struct ap_err *err)
 {
-    l->rk = rk;
+    l->events.rk = events;
+    l->raws.rk = raws;
     l->topics = calloc(count, sizeof *l->topics);
     if (!l->topics)
         abort();
@@ -130,34 +131,45 @@ static bool at_shutdown(rd_kafka_resp_err_t e)
 void ap_lanes_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *lanes)
 {
     struct ap_lanes *l = lanes;
+    struct ap_lane_client *client = rk == l->raws.rk ? &l->raws : &l->events;
     struct ap_delivery *d = m->_private;
-    (void)rk;
     if (m->err && !at_shutdown(m->err)) {
         ap_count(l->failures, 1);
         if (!atomic_exchange(&l->broken, true))
             atomic_store(&l->broken_why, (int)m->err);
     }
     if (d->counted) {
-        l->freed_records++;
-        l->freed_bytes += m->len + m->key_len;
+        client->freed_records++;
+        client->freed_bytes += m->len + m->key_len;
     }
     d->report(d, m); /* may free d. Before the count: who sees none unreported may count on what the reports did */
-    bool last = atomic_fetch_sub(&l->unreported, 1) == 1;
-    atomic_store(&l->oldest_ms, last ? 0 : ap_mono_ms());
+    bool last = atomic_fetch_sub(&client->unreported, 1) == 1;
+    atomic_store(&client->oldest_ms, last ? 0 : ap_mono_ms());
 }
 
-void ap_lanes_poll(struct ap_lanes *l, int timeout_ms)
+void ap_lanes_poll(struct ap_lanes *l, struct ap_lane_client *client, int timeout_ms)
 {
-    rd_kafka_poll(l->rk, timeout_ms);
-    if (l->freed_records)
-        ap_inflight_release(&l->inflight, l->freed_records, l->freed_bytes);
-    l->freed_records = l->freed_bytes = 0;
+    rd_kafka_poll(client->rk, timeout_ms);
+    if (client->freed_records)
+        ap_inflight_release(&l->inflight, client->freed_records, client->freed_bytes);
+    client->freed_records = client->freed_bytes = 0;
     char text[200];
-    rd_kafka_resp_err_t fatal = rd_kafka_fatal_error(l->rk, text, sizeof text);
+    rd_kafka_resp_err_t fatal = rd_kafka_fatal_error(client->rk, text, sizeof text);
     if (fatal && !atomic_exchange(&l->broken, true)) {
         atomic_store(&l->broken_why, (int)fatal);
         ap_error("Kafka client: fatal: %s", text);
     }
+}
+
+size_t ap_lanes_unreported(const struct ap_lanes *l)
+{
+    return atomic_load(&l->events.unreported) + atomic_load(&l->raws.unreported);
+}
+
+int64_t ap_lanes_waiting_since(const struct ap_lanes *l)
+{
+    int64_t events = atomic_load(&l->events.oldest_ms), raws = atomic_load(&l->raws.oldest_ms);
+    return !events || (raws && raws < events) ? raws : events;
 }
 
 /* --- stamping --- */
@@ -171,13 +183,14 @@ static int refuse_broken(struct ap_lanes *l, struct ap_err *err)
 int ap_lanes_send(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,
                   void *value, size_t len, struct ap_delivery *delivery, struct ap_err *err)
 {
-    if (atomic_fetch_add(&l->unreported, 1) == 0)
-        atomic_store(&l->oldest_ms, ap_mono_ms());
+    struct ap_lane_client *client = rkt == l->raw ? &l->raws : &l->events;
+    if (atomic_fetch_add(&client->unreported, 1) == 0)
+        atomic_store(&client->oldest_ms, ap_mono_ms());
     if (rd_kafka_produce(rkt, partition, RD_KAFKA_MSG_F_COPY, value, len, key, key_len, delivery) == 0)
         return 0;
     rd_kafka_resp_err_t e = rd_kafka_last_error();
-    if (atomic_fetch_sub(&l->unreported, 1) == 1)
-        atomic_store(&l->oldest_ms, 0);
+    if (atomic_fetch_sub(&client->unreported, 1) == 1)
+        atomic_store(&client->oldest_ms, 0);
     if (e == RD_KAFKA_RESP_ERR__FATAL && !atomic_exchange(&l->broken, true))
         atomic_store(&l->broken_why, (int)e);
     return ap_err_set(err, e == RD_KAFKA_RESP_ERR__QUEUE_FULL ? AP_EBUSY : AP_EKAFKA, AP_RETRY, "the Kafka client does not take records (%s)", rd_kafka_err2str(e));

@@ -23,8 +23,17 @@ struct ap_topic {
     int32_t partitions;
 };
 
-struct ap_lanes {
+/* A client of Kafka. A client sends the records of one partition in one request and has few requests under way, so raw vectors
+ * have one of their own: single points would otherwise wait behind theirs, which nobody abroad and no search waits for. */
+struct ap_lane_client {
     rd_kafka_t *rk;
+    _Atomic size_t unreported; /* messages of any kind without a report */
+    _Atomic int64_t oldest_ms; /* monotonic; when the wait for Kafka's next report began, 0 when nothing is in flight */
+    size_t freed_records, freed_bytes; /* its polling thread: reported, to be released after the poll */
+};
+
+struct ap_lanes {
+    struct ap_lane_client events, raws;
     rd_kafka_topic_t *raw;
     struct ap_topic *topics;
     size_t topic_count;
@@ -37,9 +46,6 @@ struct ap_lanes {
     _Atomic bool closed;        /* the region takes no writes: once set, no record of a point is stamped but those that are accepted already; heartbeats and barriers are */
     _Atomic bool broken;        /* a record failed: stamp no more */
     _Atomic int broken_why;     /* rd_kafka_resp_err_t */
-    _Atomic int64_t oldest_ms;  /* monotonic; when the wait for Kafka's next report began, 0 when nothing is in flight */
-    _Atomic size_t unreported;  /* messages of any kind without a report */
-    size_t freed_records, freed_bytes; /* polling thread: reported, to be released after the poll */
     struct ap_metric *records[4], *bytes, *raw_records, *raw_bytes, *failures; /* records: by enum ap_op */
 };
 
@@ -57,15 +63,17 @@ struct ap_record {
     uint64_t *stamped; /* NULL, or where the hlc goes that it is given when published */
 };
 
-/* rk is the producer, its reports going to ap_lanes_report with this struct as opaque: so init comes in two steps.
+/* events and raws are producers, their reports going to ap_lanes_report with this struct as opaque: so init comes in two steps.
  * names and clock are borrowed for the lanes' life. */
 void ap_lanes_init(struct ap_lanes *l, struct ap_clock *clock, const struct ap_region *region, uint64_t incarnation,
                    size_t max_records, size_t max_bytes, size_t max_record_bytes, struct ap_metrics *metrics);
-int ap_lanes_open(struct ap_lanes *l, rd_kafka_t *rk, char *const *names, size_t count, int32_t partitions, struct ap_err *err);
-void ap_lanes_close(struct ap_lanes *l); /* after the last report; leaves rk alone */
+int ap_lanes_open(struct ap_lanes *l, rd_kafka_t *events, rd_kafka_t *raws, char *const *names, size_t count, int32_t partitions, struct ap_err *err);
+void ap_lanes_close(struct ap_lanes *l); /* after the last report; leaves the clients alone */
 void ap_lanes_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *lanes); /* dr_msg_cb */
-/* The polling thread, again and again: serves reports for up to timeout_ms. */
-void ap_lanes_poll(struct ap_lanes *l, int timeout_ms);
+/* The polling thread of a client, again and again: serves reports for up to timeout_ms. */
+void ap_lanes_poll(struct ap_lanes *l, struct ap_lane_client *client, int timeout_ms);
+size_t ap_lanes_unreported(const struct ap_lanes *l); /* messages of either client without a report. Any thread */
+int64_t ap_lanes_waiting_since(const struct ap_lanes *l); /* monotonic ms: the earlier oldest_ms; 0: nothing is in flight. Any thread */
 
 /* Hand one record to Kafka as it is; delivery is told later. For records that have no position: control. Any thread. */
 int ap_lanes_send(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,

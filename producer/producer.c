@@ -116,12 +116,21 @@ int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *con
     return 0;
 }
 
-static void *poll_reports(void *arg)
+static void *poll_events(void *arg)
 {
     struct ap_producer *p = arg;
     pthread_setname_np(pthread_self(), "reports");
     while (!atomic_load(&p->stop_polling))
-        ap_lanes_poll(&p->lanes, 200);
+        ap_lanes_poll(&p->lanes, &p->lanes.events, 200);
+    return NULL;
+}
+
+static void *poll_raws(void *arg)
+{
+    struct ap_producer *p = arg;
+    pthread_setname_np(pthread_self(), "raw reports");
+    while (!atomic_load(&p->stop_polling))
+        ap_lanes_poll(&p->lanes, &p->lanes.raws, 200);
     return NULL;
 }
 
@@ -153,14 +162,18 @@ int ap_producer_open(struct ap_producer *p, struct ap_err *err)
     if (rc)
         return rc;
     p->rk = ap_kafka_producer(&p->kafka, "antipode-producer", ap_lanes_report, &p->lanes, err);
-    if (!p->rk)
+    p->raw_rk = p->rk ? ap_kafka_producer_serial(&p->kafka, "antipode-producer-raw", ap_lanes_report, &p->lanes, err) : NULL;
+    if (!p->raw_rk)
         return err ? err->code : AP_EKAFKA;
-    rc = ap_lanes_open(&p->lanes, p->rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
+    rc = ap_lanes_open(&p->lanes, p->rk, p->raw_rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
     if (rc)
         return rc;
-    if (pthread_create(&p->poller, NULL, poll_reports, p) != 0)
+    if (pthread_create(&p->poller, NULL, poll_events, p) != 0)
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
     p->polling = true;
+    if (pthread_create(&p->raw_poller, NULL, poll_raws, p) != 0)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
+    p->raw_polling = true;
     if ((rc = ap_start_run(p, err)) != 0 || (rc = start_threads(p, err)) != 0)
         return rc;
     ap_trainer_adopt(&p->trainer);
@@ -173,9 +186,18 @@ static bool flush(struct ap_producer *p, int timeout_ms)
 {
     struct timespec pause = {0, 2000000};
     int64_t deadline = ap_mono_ms() + timeout_ms;
-    while (atomic_load(&p->lanes.unreported) && ap_mono_ms() < deadline && p->polling)
+    while (ap_lanes_unreported(&p->lanes) && ap_mono_ms() < deadline && p->raw_polling)
         nanosleep(&pause, NULL);
-    return atomic_load(&p->lanes.unreported) == 0;
+    return ap_lanes_unreported(&p->lanes) == 0;
+}
+
+/* Reports of what is left, so that nothing points at it any more. */
+static void drop_rest(struct ap_lanes *l, struct ap_lane_client *client)
+{
+    if (client->rk)
+        rd_kafka_purge(client->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    for (int i = 0; i < 20 && client->rk && atomic_load(&client->unreported); i++)
+        ap_lanes_poll(l, client, 50);
 }
 
 void ap_producer_stop(struct ap_producer *p)
@@ -192,7 +214,7 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
     atomic_store(&p->stop, true);
     if (p->beating)
         pthread_join(p->heart, NULL);
-    if (p->rk && !flush(p, timeout_ms))
+    if (p->raw_rk && !flush(p, timeout_ms))
         ap_warn("Kafka has not acknowledged everything within %d ms; what it has not was not acknowledged to clients either", timeout_ms);
     atomic_store(&p->stop_polling, true);
     atomic_store(&p->watch.stop, true); /* all at once: each may be in a poll for a moment */
@@ -201,16 +223,18 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
     ap_watch_close(&p->watch);
     if (p->polling)
         pthread_join(p->poller, NULL);
-    if (p->rk) /* reports of what is left, so that nothing points at it any more */
-        rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
-    for (int i = 0; i < 20 && p->rk && atomic_load(&p->lanes.unreported); i++)
-        ap_lanes_poll(&p->lanes, 50);
+    if (p->raw_polling)
+        pthread_join(p->raw_poller, NULL);
+    drop_rest(&p->lanes, &p->lanes.events);
+    drop_rest(&p->lanes, &p->lanes.raws);
     ap_spool_close(&p->spool);
     ap_targets_fini(&p->targets);
     ap_control_log_close(&p->control);
     ap_lanes_close(&p->lanes);
     if (p->rk)
         rd_kafka_destroy(p->rk);
+    if (p->raw_rk)
+        rd_kafka_destroy(p->raw_rk);
     ap_schemas_free(&p->schemas);
     for (size_t i = 0; i < p->kafka.kafka_count; i++) {
         free(p->kafka.kafka[i].key);
@@ -225,7 +249,7 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
 
 static int64_t away_ms(struct ap_producer *p)
 {
-    int64_t since = atomic_load(&p->lanes.oldest_ms), now = ap_mono_ms();
+    int64_t since = ap_lanes_waiting_since(&p->lanes), now = ap_mono_ms();
     return since && now - since > AWAY_MS ? now - since : 0;
 }
 

@@ -24,7 +24,7 @@ struct ap_producer {
     struct ap_metrics *metrics;
     struct ap_schemas *schemas;
     struct ap_config_extra kafka;  /* config's, with ours before it */
-    rd_kafka_t *rk;
+    rd_kafka_t *rk, *raw_rk;
     struct ap_clock clock;
     struct ap_drift drift;
     struct ap_lanes lanes;
@@ -38,9 +38,9 @@ struct ap_producer {
     bool rejoins; /* the region was retired and comes back with us */
     _Atomic int state;
     _Atomic bool stop_starting;    /* set by whoever wants open to return */
-    _Atomic bool stop, stop_polling; /* end the threads; the poller is the last */
-    pthread_t poller, heart;
-    bool polling, beating;
+    _Atomic bool stop, stop_polling; /* end the threads; the pollers are the last */
+    pthread_t poller, raw_poller, heart;
+    bool polling, raw_polling, beating;
     pthread_mutex_t ddl;           /* creations and deletions of collections, one at a time */
     pthread_mutex_t step_lock;     /* guards step */
     char step[600];                /* what starting waits for, in words */

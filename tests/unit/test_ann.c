@@ -150,9 +150,11 @@ START_TEST(default_factory)
     ck_assert_str_eq(text, "TCQ26");
     /* Too few dimensions to share bits among; too many for a matrix of their squares. */
     ap_codec_default(8, text, sizeof text);
-    ck_assert_str_eq(text, "PQ2");
-    ap_codec_default(6, text, sizeof text);
     ck_assert_str_eq(text, "SQ8");
+    ap_codec_default(15, text, sizeof text);
+    ck_assert_str_eq(text, "SQ8");
+    ap_codec_default(16, text, sizeof text);
+    ck_assert_str_eq(text, "TCQ4");
     ap_codec_default(16384, text, sizeof text);
     ck_assert_str_eq(text, "PQ4096");
     for (uint32_t dim = 1; dim <= 65536; dim += 1 + dim / 7) {

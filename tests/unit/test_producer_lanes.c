@@ -369,7 +369,7 @@ START_TEST(a_heartbeat_waits_for_the_one_before)
     atomic_store(&life.p.stop, true); /* the heart itself is not to interfere */
     pthread_join(life.p.heart, NULL);
     life.p.beating = false;
-    for (int64_t end = patience_ns(); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
+    for (int64_t end = patience_ns(); ap_lanes_unreported(&life.p.lanes) && ap_mono_ns() < end;)
         sched_yield();
     rd_kafka_mock_broker_set_down(life_mock, 1);
     struct ap_topic *topic = &life.p.lanes.topics[0];
@@ -378,7 +378,7 @@ START_TEST(a_heartbeat_waits_for_the_one_before)
     ck_assert(!ap_lane_heartbeat(&life.p.lanes, topic, 2));
     ck_assert_uint_eq(ap_lane_next_seq(topic, 2), seq + 1);
     rd_kafka_mock_broker_set_up(life_mock, 1);
-    for (int64_t end = patience_ns(); atomic_load(&life.p.lanes.unreported) && ap_mono_ns() < end;)
+    for (int64_t end = patience_ns(); ap_lanes_unreported(&life.p.lanes) && ap_mono_ns() < end;)
         sched_yield();
     ck_assert(ap_lane_heartbeat(&life.p.lanes, topic, 2));
     life_close(&life);
