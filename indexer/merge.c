@@ -2,13 +2,15 @@
  *
  * Lists take their rows from the sources as they are, 8-bit rows of the same vectors. Where the store has raw vectors, which
  * may have come after the source was made, or where a source is a FAISS structure, vectors are read from the store, each
- * block under a snapshot of its own. Memory is the sample, a block and the result. Lists need two passes: one finds each
- * row's list, one writes it where it belongs. A row that is gone from the store by then was replaced meanwhile; it is left
- * out, or stays a place that never comes to life. */
+ * block under a snapshot of its own. Memory is the sample, a block a thread and the result. Lists need two passes: one finds
+ * each row's list, one writes it where it belongs. Blocks are shared out among build_threads; none depends on another, so the
+ * segment is the same whatever their number. A row that is gone from the store by then was replaced meanwhile; it is left out,
+ * or stays a place that never comes to life. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include "common/log.h"
+#include "common/parallel.h"
 #include "indexer/cluster.h"
 #include "indexer/index_impl.h"
 
@@ -26,19 +28,51 @@ static int by_slot(const void *a, const void *b)
     return (x->slot > y->slot) - (x->slot < y->slot);
 }
 
+/* What a thread reads a block with. */
+struct reader {
+    struct ap_vector_batch *batch;
+    uint8_t *block; struct ap_q8_meta block_meta[BLOCK]; /* rows that the sources have not as they should be */
+    const uint8_t *rows[BLOCK]; const struct ap_q8_meta *metas[BLOCK]; /* of the current block; NULL: gone */
+    struct ap_cluster_room room;
+};
+
 struct merging {
     struct ap_index *index;
     const struct ap_state *state;
     const struct ap_control_collection *params;
     struct ap_segment **sources;
     struct place *places; size_t count; /* of the live rows, by slot */
-    struct ap_vector_batch *batch;
+    struct reader *readers; int threads; /* one each; the first is the builder's */
     float *sample; size_t sample_count;
     bool direct;                        /* rows are taken from the sources */
-    uint8_t *block; struct ap_q8_meta block_meta[BLOCK]; /* those that are not */
-    const uint8_t *rows[BLOCK]; const struct ap_q8_meta *metas[BLOCK]; /* of the current block; NULL: gone */
     struct ap_segfile file;
 };
+
+/* No more threads than blocks. */
+static void open_readers(struct merging *m)
+{
+    size_t blocks = m->count / BLOCK + 1, wanted = (size_t)m->index->options.build_threads;
+    m->threads = (int)(wanted < blocks ? wanted : blocks);
+    m->readers = calloc((size_t)m->threads, sizeof *m->readers);
+    if (!m->readers)
+        abort();
+    for (int t = 0; t < m->threads; t++) {
+        m->readers[t].batch = ap_vector_batch_new(m->params->dim, m->params->distance, BLOCK);
+        m->readers[t].block = malloc(BLOCK * ap_q8_stride(m->params->dim));
+        if (!m->readers[t].block)
+            abort();
+    }
+}
+
+static void close_readers(struct merging *m)
+{
+    for (int t = 0; t < m->threads; t++) {
+        ap_vector_batch_free(&m->readers[t].batch);
+        ap_cluster_room_fini(&m->readers[t].room);
+        free(m->readers[t].block);
+    }
+    free(m->readers);
+}
 
 static void gather(struct merging *m, size_t count)
 {
@@ -73,45 +107,45 @@ static int go_on(const struct merging *m, struct ap_err *err)
 }
 
 /* Vectors of every step-th row from `from` on, n of them, under one snapshot. */
-static int read_block(struct merging *m, size_t from, size_t n, size_t step, struct ap_err *err)
+static int read_block(const struct merging *m, struct reader *r, size_t from, size_t n, size_t step, struct ap_err *err)
 {
     struct ap_snapshot *snapshot;
     int rc = ap_snapshot_begin(m->index->store, &snapshot, err);
     if (rc < 0)
         return rc;
-    ap_vector_batch_clear(m->batch, m->state);
+    ap_vector_batch_clear(r->batch, m->state);
     for (size_t i = 0; i < n; i++) {
         uint64_t slot = slot_of(m, from + i * step);
         struct ap_row row;
         if (ap_snapshot_row(snapshot, slot, &row, NULL) == 0)
-            ap_vector_batch_add(m->batch, snapshot, slot, &row);
+            ap_vector_batch_add(r->batch, snapshot, slot, &row);
     }
-    ap_vector_batch_finish(m->batch);
+    ap_vector_batch_finish(r->batch);
     ap_snapshot_end(&snapshot);
     return go_on(m, err);
 }
 
-/* The same as 8-bit rows, into rows and metas. */
-static int load_block(struct merging *m, size_t from, size_t n, size_t step, struct ap_err *err)
+/* The same as 8-bit rows, into the reader's rows and metas. */
+static int load_block(const struct merging *m, struct reader *r, size_t from, size_t n, size_t step, struct ap_err *err)
 {
     size_t stride = ap_q8_stride(m->params->dim);
     if (m->direct) {
         for (size_t i = 0; i < n; i++) {
             const struct place *p = &m->places[from + i * step];
             const struct ap_segment *s = m->sources[p->source];
-            m->rows[i] = (s->hot ? s->codes : s->lists.rows) + p->ordinal * stride;
-            m->metas[i] = (s->hot ? s->meta : s->lists.row_meta) + p->ordinal;
+            r->rows[i] = (s->hot ? s->codes : s->lists.rows) + p->ordinal * stride;
+            r->metas[i] = (s->hot ? s->meta : s->lists.row_meta) + p->ordinal;
         }
         return go_on(m, err);
     }
-    int rc = read_block(m, from, n, step, err);
+    int rc = read_block(m, r, from, n, step, err);
     for (size_t i = 0, j = 0; rc == 0 && i < n; i++) {
-        bool here = j < m->batch->count && m->batch->slots[j] == slot_of(m, from + i * step);
-        m->rows[i] = NULL;
-        if (here && m->batch->usable[j]) {
-            m->rows[i] = m->block + i * stride;
-            m->metas[i] = &m->block_meta[i];
-            ap_q8_encode(m->batch->vectors + j * m->params->dim, m->params->dim, m->block + i * stride, &m->block_meta[i]);
+        bool here = j < r->batch->count && r->batch->slots[j] == slot_of(m, from + i * step);
+        r->rows[i] = NULL;
+        if (here && r->batch->usable[j]) {
+            r->rows[i] = r->block + i * stride;
+            r->metas[i] = &r->block_meta[i];
+            ap_q8_encode(r->batch->vectors + j * m->params->dim, m->params->dim, r->block + i * stride, &r->block_meta[i]);
         }
         j += here;
     }
@@ -150,16 +184,17 @@ static int take_sample(struct merging *m, size_t wanted, struct ap_err *err)
     wanted = wanted < m->count ? wanted : m->count;
     wanted = wanted > 0 ? wanted : 1;
     size_t step = m->count / wanted;
+    const struct ap_vector_batch *b = m->readers[0].batch;
     m->sample = malloc(wanted * dim * sizeof *m->sample);
     if (!m->sample)
         return ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a sample of %zu vectors", wanted);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < wanted; i += BLOCK) {
         size_t n = wanted - i < BLOCK ? wanted - i : BLOCK;
-        rc = read_block(m, i * step, n, step, err);
-        for (size_t j = 0; rc == 0 && j < m->batch->count; j++)
-            if (m->batch->usable[j])
-                memcpy(m->sample + m->sample_count++ * dim, m->batch->vectors + j * dim, dim * sizeof *m->sample);
+        rc = read_block(m, m->readers, i * step, n, step, err);
+        for (size_t j = 0; rc == 0 && j < b->count; j++)
+            if (b->usable[j])
+                memcpy(m->sample + m->sample_count++ * dim, b->vectors + j * dim, dim * sizeof *m->sample);
     }
     return rc;
 }
@@ -172,11 +207,11 @@ static void drop_sample(struct merging *m)
 
 static int add_to_faiss(struct merging *m, struct ap_ann *ann, uint32_t *offsets, uint32_t *count, struct ap_err *err)
 {
-    struct ap_vector_batch *b = m->batch;
+    struct ap_vector_batch *b = m->readers[0].batch;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
         size_t n = m->count - i < BLOCK ? m->count - i : BLOCK, kept = 0;
-        rc = read_block(m, i, n, 1, err);
+        rc = read_block(m, m->readers, i, n, 1, err);
         for (size_t j = 0; rc == 0 && j < b->count; j++) {
             if (!b->usable[j])
                 continue;
@@ -221,67 +256,104 @@ static int merge_faiss(struct merging *m, const char *factory, uint64_t collecti
 /* What lists are made of: centroids as 8-bit rows. */
 struct coarse { uint32_t lists; uint8_t *rows; struct ap_q8_meta *meta; };
 
-/* A list for each row; NONE for one that is gone. */
+/* A pass over all rows, a block a job. */
 #define NONE UINT32_MAX
-static int assign(struct merging *m, const struct coarse *c, uint32_t *list_of, uint32_t *sizes, uint32_t *count, struct ap_err *err)
+struct pass {
+    struct merging *m;
+    const struct coarse *coarse; struct ap_cluster_groups *groups; /* of the first */
+    struct ap_ivf8 *out;                                           /* of the second */
+    uint32_t *of; /* of each row its list, then its ordinal; NONE where it is gone */
+};
+
+static int each_block(struct pass *p, int (*fn)(void *pass, size_t block, int thread, struct ap_err *err), struct ap_err *err)
 {
-    struct ap_cluster_groups *groups = ap_cluster_groups_new(c->rows, c->meta, c->lists, m->params->dim, m->params->distance);
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
-        size_t n = m->count - i < BLOCK ? m->count - i : BLOCK;
-        rc = load_block(m, i, n, 1, err);
-        for (size_t j = 0; rc == 0 && j < n; j++) {
-            if (!m->rows[j])
-                continue;
-            uint32_t list = c->lists == 1 ? 0 : ap_cluster_nearest(groups, m->rows[j], m->metas[j]);
-            list_of[i + j] = list;
-            sizes[list]++;
-            (*count)++;
-        }
-    }
-    ap_cluster_groups_free(&groups);
+    return ap_parallel(p->m->threads, (p->m->count + BLOCK - 1) / BLOCK, fn, p, err);
+}
+
+static size_t rows_of(const struct merging *m, size_t block)
+{
+    return m->count - block * BLOCK < BLOCK ? m->count - block * BLOCK : BLOCK;
+}
+
+static int assign_block(void *arg, size_t block, int thread, struct ap_err *err)
+{
+    struct pass *p = arg;
+    struct reader *r = &p->m->readers[thread];
+    size_t n = rows_of(p->m, block);
+    int rc = load_block(p->m, r, block * BLOCK, n, 1, err);
+    for (size_t j = 0; rc == 0 && j < n; j++)
+        p->of[block * BLOCK + j] = !r->rows[j] ? NONE : p->coarse->lists == 1 ? 0 : ap_cluster_nearest(p->groups, &r->room, r->rows[j], r->metas[j]);
     return rc;
 }
 
-/* Every assigned row to its place. */
-static int fill(struct merging *m, struct ap_ivf8 *v, const uint32_t *list_of, uint32_t *next, struct ap_err *err)
+/* A list for each row, the lists' sizes and their sum. */
+static int assign(struct merging *m, const struct coarse *c, uint32_t *list_of, uint32_t *sizes, uint32_t *count, struct ap_err *err)
 {
-    size_t stride = ap_q8_stride(v->dim);
-    uint32_t rank = 0;
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < m->count; i += BLOCK) {
-        size_t n = m->count - i < BLOCK ? m->count - i : BLOCK;
-        rc = load_block(m, i, n, 1, err);
-        for (size_t j = 0; rc == 0 && j < n; j++) {
-            if (list_of[i + j] == NONE)
-                continue;
-            uint32_t ordinal = next[list_of[i + j]]++;
-            v->offsets[ordinal] = (uint32_t)(slot_of(m, i + j) - slot_of(m, 0));
-            v->order[rank++] = ordinal;
-            if (m->rows[j]) {
-                memcpy(v->rows + ordinal * stride, m->rows[j], stride);
-                v->row_meta[ordinal] = *m->metas[j];
-            } else {
-                memset(v->rows + ordinal * stride, 128, stride);
-            }
+    struct pass p = {.m = m, .coarse = c, .of = list_of};
+    p.groups = ap_cluster_groups_new(c->rows, c->meta, c->lists, m->params->dim, m->params->distance);
+    for (int t = 0; t < m->threads; t++)
+        ap_cluster_room_init(&m->readers[t].room, m->params->dim, c->lists);
+    int rc = each_block(&p, assign_block, err);
+    ap_cluster_groups_free(&p.groups);
+    for (size_t i = 0; rc == 0 && i < m->count; i++) {
+        if (list_of[i] == NONE)
+            continue;
+        sizes[list_of[i]]++;
+        (*count)++;
+    }
+    return rc;
+}
+
+static int fill_block(void *arg, size_t block, int thread, struct ap_err *err)
+{
+    struct pass *p = arg;
+    struct reader *r = &p->m->readers[thread];
+    struct ap_ivf8 *v = p->out;
+    size_t n = rows_of(p->m, block), stride = ap_q8_stride(v->dim);
+    int rc = load_block(p->m, r, block * BLOCK, n, 1, err);
+    for (size_t j = 0; rc == 0 && j < n; j++) {
+        uint32_t ordinal = p->of[block * BLOCK + j];
+        if (ordinal == NONE)
+            continue;
+        if (r->rows[j]) {
+            memcpy(v->rows + ordinal * stride, r->rows[j], stride);
+            v->row_meta[ordinal] = *r->metas[j];
+        } else {
+            memset(v->rows + ordinal * stride, 128, stride);
         }
     }
     return rc;
+}
+
+/* Every assigned row to its place: rows of a list by rising slot. next: each list's first ordinal. */
+static int fill(struct merging *m, struct ap_ivf8 *v, uint32_t *of, uint32_t *next, struct ap_err *err)
+{
+    struct pass p = {.m = m, .out = v, .of = of};
+    uint32_t rank = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        if (of[i] == NONE)
+            continue;
+        of[i] = next[of[i]]++;
+        v->offsets[of[i]] = (uint32_t)(slot_of(m, i) - slot_of(m, 0));
+        v->order[rank++] = of[i];
+    }
+    return each_block(&p, fill_block, err);
 }
 
 /* Evenly over all rows, those that are gone left out. */
 static int sample_rows(struct merging *m, size_t wanted, uint8_t *rows, struct ap_q8_meta *meta, size_t *got, struct ap_err *err)
 {
     size_t stride = ap_q8_stride(m->params->dim), step = m->count / wanted;
+    struct reader *r = m->readers;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < wanted; i += BLOCK) {
         size_t n = wanted - i < BLOCK ? wanted - i : BLOCK;
-        rc = load_block(m, i * step, n, step, err);
+        rc = load_block(m, r, i * step, n, step, err);
         for (size_t j = 0; rc == 0 && j < n; j++) {
-            if (!m->rows[j])
+            if (!r->rows[j])
                 continue;
-            memcpy(rows + *got * stride, m->rows[j], stride);
-            meta[(*got)++] = *m->metas[j];
+            memcpy(rows + *got * stride, r->rows[j], stride);
+            meta[(*got)++] = *r->metas[j];
         }
     }
     return rc;
@@ -308,7 +380,7 @@ static int find_centroids(struct merging *m, struct coarse *c, struct ap_err *er
     if (rc == 0 && (!c->rows || !c->meta))
         rc = ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for %u centroids", c->lists);
     if (rc == 0 && c->lists > 1)
-        ap_cluster_train(rows, meta, got, dim, m->params->distance, c->lists, ITERATIONS, &m->index->closing, c->rows, c->meta);
+        ap_cluster_train(rows, meta, got, dim, m->params->distance, c->lists, ITERATIONS, m->threads, &m->index->closing, c->rows, c->meta);
     else if (rc == 0)
         memset(c->rows, 128, stride);
     free(rows);
@@ -316,7 +388,7 @@ static int find_centroids(struct merging *m, struct coarse *c, struct ap_err *er
     return rc ? rc : go_on(m, err);
 }
 
-static int write_lists(struct merging *m, const struct coarse *c, const uint32_t *list_of, uint32_t *sizes, uint32_t count, uint64_t collection,
+static int write_lists(struct merging *m, const struct coarse *c, uint32_t *list_of, uint32_t *sizes, uint32_t count, uint64_t collection,
                        struct ap_segment **out, struct ap_err *err)
 {
     uint32_t dim = m->params->dim, lists = c->lists;
@@ -353,15 +425,12 @@ static int merge_lists(struct merging *m, size_t sources, uint64_t collection, s
 {
     struct coarse c = {.lists = ap_ivf8_lists_for(m->count)};
     uint32_t count = 0;
-    m->block = malloc(BLOCK * ap_q8_stride(m->params->dim));
-    int rc = m->block ? choose_direct(m, sources, err) : ap_err_set(err, AP_ENOMEM, AP_RETRY, "no memory for a block of rows");
+    int rc = choose_direct(m, sources, err);
     if (rc == 0)
         rc = find_centroids(m, &c, err);
     uint32_t *list_of = malloc(m->count * sizeof *list_of), *sizes = calloc(c.lists, sizeof *sizes);
     if (!list_of || !sizes)
         abort();
-    for (size_t i = 0; i < m->count; i++)
-        list_of[i] = NONE;
     if (rc == 0)
         rc = assign(m, &c, list_of, sizes, &count, err);
     if (rc == 0 && count > 0)
@@ -411,10 +480,11 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err)
 {
     const struct ap_control_collection *p = &definition->c.params;
-    struct merging m = {.index = index, .state = state, .params = p, .sources = sources, .batch = ap_vector_batch_new(p->dim, p->distance, BLOCK), .file = {.fd = -1}};
+    struct merging m = {.index = index, .state = state, .params = p, .sources = sources, .file = {.fd = -1}};
     int rc = 0;
     *out = NULL;
     gather(&m, count);
+    open_readers(&m);
     if (m.count > 0 && slot_of(&m, m.count - 1) - slot_of(&m, 0) > UINT32_MAX)
         rc = ap_err_set(err, AP_ETOOBIG, AP_RETRY, "the rows lie too far apart in the log for one segment");
     else if (m.count >= FAISS_ROWS && index->options.sealed_factory && fits(index, p))
@@ -424,8 +494,7 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
     if (rc == 0 && *out)
         rc = keep(&m, out, sources, count, err);
     free(m.sample);
-    free(m.block);
     free(m.places);
-    ap_vector_batch_free(&m.batch);
+    close_readers(&m);
     return rc;
 }

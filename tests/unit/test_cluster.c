@@ -83,8 +83,10 @@ START_TEST(clusters_hold_what_is_near)
     float *x = test_clustered(N, DIM, 9, 1), scores[K];
     struct rows r = encode(x, N, DIM), c = {aligned_alloc(64, K * ap_q8_stride(DIM)), calloc(K, sizeof(struct ap_q8_meta))};
     int8_t *room = aligned_alloc(64, ap_q8_stride(DIM));
-    ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 8, NULL, c.bytes, c.meta);
+    ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 8, 1, NULL, c.bytes, c.meta);
     struct ap_cluster_groups *g = ap_cluster_groups_new(c.bytes, c.meta, K, DIM, distance);
+    struct ap_cluster_room asking;
+    ap_cluster_room_init(&asking, DIM, K);
     uint32_t same = 0;
     double one = 0, near = 0;
     float mean[DIM] = {0}, centroid[DIM];
@@ -92,7 +94,7 @@ START_TEST(clusters_hold_what_is_near)
     for (size_t i = 0; i < (size_t)N * DIM; i++)
         mean[i % DIM] += x[i] / N;
     for (size_t i = 0; i < N; i++) {
-        uint32_t k = ap_cluster_nearest(g, r.bytes + i * ap_q8_stride(DIM), &r.meta[i]), best = 0;
+        uint32_t k = ap_cluster_nearest(g, &asking, r.bytes + i * ap_q8_stride(DIM), &r.meta[i]), best = 0;
         struct ap_q8_query q;
         ap_q8_query_of_row(&q, r.bytes + i * ap_q8_stride(DIM), &r.meta[i], DIM, room);
         ap_q8_scores(&q, distance, c.bytes, c.meta, DIM, K, scores);
@@ -108,12 +110,38 @@ START_TEST(clusters_hold_what_is_near)
     ck_assert_uint_ge(groups, K * 9 / 10);
     ck_assert_msg(same >= N * 97 / 100, "%u of %d rows got their nearest centroid", same, N);
     ap_cluster_groups_free(&g);
+    ap_cluster_room_fini(&asking);
     ck_assert_msg(near < 0.5 * one, "%g of %g is left", near, one);
     _Atomic bool stop = true; /* it ends at once */
-    ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 1000000, &stop, c.bytes, c.meta);
+    ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 1000000, _i + 1, &stop, c.bytes, c.meta);
     drop(&r);
     drop(&c);
     free(room);
+    free(x);
+}
+END_TEST
+
+/* Of more threads than there is work for, too. */
+START_TEST(any_number_of_threads_finds_the_same)
+{
+    enum { N = 2000, DIM = 48, K = 150 };
+    static const int threads[] = {1, 2, 5, 64};
+    enum ap_distance distance = _i ? AP_EUCLID : AP_COSINE;
+    float *x = test_clustered(N, DIM, 9, 1);
+    struct rows r = encode(x, N, DIM), first = {0};
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        struct rows c = {aligned_alloc(64, K * ap_q8_stride(DIM)), calloc(K, sizeof(struct ap_q8_meta))};
+        ap_cluster_train(r.bytes, r.meta, N, DIM, distance, K, 5, threads[t], NULL, c.bytes, c.meta);
+        if (t == 0) {
+            first = c;
+            continue;
+        }
+        ck_assert_mem_eq(c.bytes, first.bytes, K * ap_q8_stride(DIM));
+        ck_assert_mem_eq(c.meta, first.meta, K * sizeof *c.meta);
+        drop(&c);
+    }
+    drop(&r);
+    drop(&first);
     free(x);
 }
 END_TEST
@@ -125,11 +153,14 @@ START_TEST(equal_rows_and_zeroes_are_no_trouble)
     for (size_t i = 0; i < (size_t)N * DIM / 2; i++)
         x[i] = 1;
     struct rows r = encode(x, N, DIM), c = {aligned_alloc(64, K * 64), calloc(K, sizeof(struct ap_q8_meta))};
-    ap_cluster_train(r.bytes, r.meta, N, DIM, AP_COSINE, K, 3, NULL, c.bytes, c.meta);
+    ap_cluster_train(r.bytes, r.meta, N, DIM, AP_COSINE, K, 3, 2, NULL, c.bytes, c.meta);
     struct ap_cluster_groups *g = ap_cluster_groups_new(c.bytes, c.meta, K, DIM, AP_COSINE);
+    struct ap_cluster_room asking;
+    ap_cluster_room_init(&asking, DIM, K);
     for (size_t i = 0; i < N; i++)
-        ck_assert_uint_lt(ap_cluster_nearest(g, r.bytes + i * 64, &r.meta[i]), K);
+        ck_assert_uint_lt(ap_cluster_nearest(g, &asking, r.bytes + i * 64, &r.meta[i]), K);
     ap_cluster_groups_free(&g);
+    ap_cluster_room_fini(&asking);
     for (size_t k = 0; k < K; k++)
         ck_assert(isfinite(c.meta[k].scale) && isfinite(c.meta[k].norm2));
     drop(&r);
@@ -143,6 +174,7 @@ int main(void)
     TCase *tc = tcase_create("all");
     tcase_add_loop_test(tc, scores_are_those_of_the_vectors, 0, (int)(sizeof shapes / sizeof *shapes));
     tcase_add_loop_test(tc, clusters_hold_what_is_near, 0, 2);
+    tcase_add_loop_test(tc, any_number_of_threads_finds_the_same, 0, 2);
     tcase_add_test(tc, equal_rows_and_zeroes_are_no_trouble);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

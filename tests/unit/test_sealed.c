@@ -1,5 +1,6 @@
 /* Sealed segments: of raw vectors where the store has them, on the disk where that is asked for, built without holding the vectors. */
 #include <check.h>
+#include <glob.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -94,6 +95,75 @@ START_TEST(of_raw_vectors)
 }
 END_TEST
 
+/* ---- threads ---- */
+
+/* The only segment's body: what follows the header, whose ids are chosen at random. */
+static uint8_t *body_of(const char *index_path, size_t *len)
+{
+    enum { HEADER = 4096 };
+    char pattern[160];
+    glob_t found;
+    snprintf(pattern, sizeof pattern, "%s/*.seg", index_path);
+    ck_assert_int_eq(glob(pattern, 0, NULL, &found), 0);
+    ck_assert_uint_eq(found.gl_pathc, 1);
+    FILE *f = fopen(found.gl_pathv[0], "rb");
+    ck_assert_ptr_nonnull(f);
+    fseek(f, 0, SEEK_END);
+    *len = (size_t)ftell(f) - HEADER;
+    uint8_t *body = malloc(*len);
+    fseek(f, HEADER, SEEK_SET);
+    ck_assert_uint_eq(fread(body, 1, *len, f), *len);
+    fclose(f);
+    globfree(&found);
+    return body;
+}
+
+/* Rows as they lie in the sources, and rows of which some are raw in the store; some deleted, in blocks that are not full. */
+START_TEST(any_number_of_threads_builds_the_same)
+{
+    enum { ROWS = 9300, HOT = 3000 };
+    static const int threads[] = {1, 2, 7};
+    float *x = test_clustered(ROWS, DIM, 5, 1);
+    uint8_t *first = NULL;
+    size_t first_len = 0, len;
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        struct ap_codec *codec = NULL;
+        ix_open(&r, DIM, AP_COSINE, ROWS);
+        ix_define(&r, false);
+        if (_i) {
+            ck_assert_int_eq(ap_codec_train("PQ8", DIM, x, ROWS, 1, &codec, &err), 0);
+            ix_codec(&r, codec, true);
+        }
+        for (size_t i = 0; i < ROWS; i += 100) { /* every other hundred has raw vectors */
+            r.raw = _i && i % 200 == 0;
+            ix_load(&r, x + i * DIM, i, 100, 100);
+        }
+        ix_begin(&r);
+        for (size_t i = 0; i < ROWS; i += 11)
+            ix_delete(&r, i);
+        ix_commit(&r);
+        r.options.hot_rows = HOT;
+        r.options.build_threads = threads[t];
+        ix_start_index(&r);
+        ix_refresh(&r); /* all at once, and then they are sealed at once */
+        ck_assert(ix_wait_sealed(&r, 2, 60));
+        uint8_t *body = body_of(r.index_path, &len);
+        ix_close(&r);
+        if (t == 0) {
+            first = body;
+            first_len = len;
+            ck_assert_uint_gt(len, (size_t)2 * HOT * 64);
+            continue;
+        }
+        ck_assert_uint_eq(len, first_len);
+        ck_assert_msg(memcmp(body, first, len) == 0, "%d threads build another segment than one", threads[t]);
+        free(body);
+    }
+    free(first);
+    free(x);
+}
+END_TEST
+
 /* ---- memory ---- */
 
 static atomic_bool stop;
@@ -167,6 +237,7 @@ int main(void)
     tcase_add_test(t, names);
     tcase_add_test(t, cold_ones_are_found_and_counted);
     tcase_add_test(t, of_raw_vectors);
+    tcase_add_loop_test(t, any_number_of_threads_builds_the_same, 0, 2);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* whose memory is theirs */
     tcase_add_test(t, merging_takes_little_memory);
 #endif
