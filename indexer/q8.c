@@ -36,11 +36,18 @@ static void round_plain(const float *v, uint32_t dim, float inverse, int8_t *out
 #if defined(__x86_64__)
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
+/* One bit for each of the next 16 numbers, as far as there are. */
+static inline __mmask16 first(uint32_t left)
+{
+    uint32_t bits = left < 16 ? (1u << left) - 1 : 0xffff;
+    return (__mmask16)bits;
+}
+
 AVX512 static float largest_avx512(const float *v, uint32_t dim, float *norm2)
 {
     __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
     for (uint32_t i = 0; i < dim; i += 16) {
-        __m512 x = _mm512_maskz_loadu_ps(dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff, v + i);
+        __m512 x = _mm512_maskz_loadu_ps(first(dim - i), v + i);
         most = _mm512_max_ps(most, _mm512_abs_ps(x));
         sum = _mm512_fmadd_ps(x, x, sum);
     }
@@ -53,7 +60,7 @@ AVX512 static void round_avx512(const float *v, uint32_t dim, float inverse, int
     const __m512 by = _mm512_set1_ps(inverse);
     const __m512i least = _mm512_set1_epi32(-127);
     for (uint32_t i = 0; i < dim; i += 16) {
-        __mmask16 m = dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff;
+        __mmask16 m = first(dim - i);
         __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(m, v + i), by));
         _mm_mask_storeu_epi8(out + i, m, _mm512_cvtsepi32_epi8(_mm512_max_epi32(n, least)));
     }
