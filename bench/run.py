@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from kit import DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, refuse, regions, say, settled, tool, train, unit, write_truth
+from kit import DIM, WARM_ROWS, codec_in_use, create, make_data, points, post_npy, refuse, regions, say, settled, tool, train, unit, use_release, write_truth
 from harness import paths
 from harness.kafka import create_topics
 from harness.region import World, wipe
@@ -269,6 +269,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    use_release()
     args = arguments()
     if args.table:
         print(table.of_file(args.table))

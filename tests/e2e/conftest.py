@@ -15,7 +15,15 @@ import pytest
 from harness import paths, wait
 from harness.region import World
 
+_PRESET = paths.preset()
+
 wait.patience = 4  # the machine may have other work, and does: two test modules run side by side
+
+
+def pytest_collection_finish(session):
+    """A module that chooses other binaries when it is imported would choose them for all tests, built or not."""
+    if paths.preset() != _PRESET:
+        raise pytest.UsageError(f"ANTIPODE_PRESET was {_PRESET}, and {paths.preset()} after the test modules were imported")
 
 
 @pytest.hookimpl(hookwrapper=True)
