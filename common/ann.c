@@ -199,14 +199,6 @@ int ap_ann_centroids(uint32_t dim, enum ap_distance distance, const float *vecto
     return rc;
 }
 
-int ap_ann_nearest(const struct ap_ann *a, const float *vectors, size_t n, int threads, int64_t *ordinals, float *scores, struct ap_err *err)
-{
-    ap_ann_use_threads(threads > 0 ? threads : 1);
-    int rc = n > 0 ? faiss_Index_search(a->index, (idx_t)n, vectors, 1, scores, ordinals) : 0;
-    ap_ann_use_threads(1);
-    return rc == 0 ? 0 : ap_ann_failed(err, AP_EIO, "assigning vectors");
-}
-
 int ap_ann_save(const struct ap_ann *a, int fd, struct ap_err *err)
 {
     int io_error;

@@ -62,8 +62,6 @@ void ap_ann_free(struct ap_ann **a);
 
 /* k centroids of n vectors (k-means, Lloyd; spherical but for Euclid). AP_EINVAL when n < k. */
 int ap_ann_centroids(uint32_t dim, enum ap_distance distance, const float *vectors, size_t n, uint32_t k, int iterations, int threads, float *centroids, struct ap_err *err);
-/* For each of n vectors the ordinal of the nearest: many at once, without selection. */
-int ap_ann_nearest(const struct ap_ann *a, const float *vectors, size_t n, int threads, int64_t *ordinals, float *scores, struct ap_err *err);
 
 /* --- flat --- scores of one query against n rows: inner product or squared L2, as ap_ann_search */
 void ap_flat_scores(enum ap_distance distance, const float *query, const float *rows, uint32_t dim, size_t n, float *scores);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "common/ann.h"
 #include "vectors.h"
+#include "run.h"
 
 static double mean_error(const float *a, const float *b, size_t n)
 {
@@ -591,9 +592,5 @@ int main(void)
     tcase_add_test(rest, many_threads);
     tcase_add_test(rest, normalizing);
     suite_add_tcase(s, rest);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }
