@@ -166,10 +166,11 @@ size_t ap_lanes_unreported(const struct ap_lanes *l)
     return atomic_load(&l->events.unreported) + atomic_load(&l->raws.unreported);
 }
 
-int64_t ap_lanes_waiting_since(const struct ap_lanes *l)
+int64_t ap_lanes_away_ms(const struct ap_lanes *l, int64_t after_ms)
 {
-    int64_t events = atomic_load(&l->events.oldest_ms), raws = atomic_load(&l->raws.oldest_ms);
-    return !events || (raws && raws < events) ? raws : events;
+    int64_t events = atomic_load(&l->events.oldest_ms), raws = atomic_load(&l->raws.oldest_ms), now = ap_mono_ms();
+    int64_t since = !events || (raws && raws < events) ? raws : events;
+    return since && now - since > after_ms ? now - since : 0;
 }
 
 /* --- stamping --- */

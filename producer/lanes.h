@@ -73,7 +73,8 @@ void ap_lanes_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *lanes); 
 /* The polling thread of a client, again and again: serves reports for up to timeout_ms. */
 void ap_lanes_poll(struct ap_lanes *l, struct ap_lane_client *client, int timeout_ms);
 size_t ap_lanes_unreported(const struct ap_lanes *l); /* messages of either client without a report. Any thread */
-int64_t ap_lanes_waiting_since(const struct ap_lanes *l); /* monotonic ms: the earlier oldest_ms; 0: nothing is in flight. Any thread */
+/* For how many ms records have waited for a report of Kafka's, if that is longer than after_ms; else 0. Any thread. */
+int64_t ap_lanes_away_ms(const struct ap_lanes *l, int64_t after_ms);
 
 /* Hand one record to Kafka as it is; delivery is told later. For records that have no position: control. Any thread. */
 int ap_lanes_send(struct ap_lanes *l, rd_kafka_topic_t *rkt, int32_t partition, const void *key, size_t key_len,

@@ -1,6 +1,6 @@
 /* Parts, threads, states. The steps of starting are in start.c.
  *
- * Threads: the poller (delivery reports), the heart, the follower of the control topics, the watch, the trainer, the
+ * Threads: two pollers (delivery reports), the heart, the follower of the control topics, the watch, the trainer, the
  * encoders; and one per HTTP connection. Stopping ends them in the reverse order. */
 #include "producer/producer.h"
 #include <stdio.h>
@@ -116,22 +116,23 @@ int ap_producer_init(struct ap_producer *p, const struct ap_producer_config *con
     return 0;
 }
 
-static void *poll_events(void *arg)
+static void *poll_reports(void *arg)
 {
-    struct ap_producer *p = arg;
-    pthread_setname_np(pthread_self(), "reports");
+    struct ap_poller *poller = arg;
+    struct ap_producer *p = poller->producer;
+    pthread_setname_np(pthread_self(), poller->client == &p->lanes.raws ? "raw reports" : "reports");
     while (!atomic_load(&p->stop_polling))
-        ap_lanes_poll(&p->lanes, &p->lanes.events, 200);
+        ap_lanes_poll(&p->lanes, poller->client, 200);
     return NULL;
 }
 
-static void *poll_raws(void *arg)
+static int start_poller(struct ap_producer *p, struct ap_poller *poller, struct ap_lane_client *client, struct ap_err *err)
 {
-    struct ap_producer *p = arg;
-    pthread_setname_np(pthread_self(), "raw reports");
-    while (!atomic_load(&p->stop_polling))
-        ap_lanes_poll(&p->lanes, &p->lanes.raws, 200);
-    return NULL;
+    *poller = (struct ap_poller){.producer = p, .client = client};
+    if (pthread_create(&poller->thread, NULL, poll_reports, poller) != 0)
+        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
+    poller->runs = true;
+    return 0;
 }
 
 static int spool_may_stamp(void *arg, struct ap_err *err)
@@ -168,12 +169,8 @@ int ap_producer_open(struct ap_producer *p, struct ap_err *err)
     rc = ap_lanes_open(&p->lanes, p->rk, p->raw_rk, p->config->topics, p->config->topic_count, (int32_t)p->config->partitions, err);
     if (rc)
         return rc;
-    if (pthread_create(&p->poller, NULL, poll_events, p) != 0)
-        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
-    p->polling = true;
-    if (pthread_create(&p->raw_poller, NULL, poll_raws, p) != 0)
-        return ap_err_set(err, AP_ENOMEM, AP_FATAL, "no thread for delivery reports");
-    p->raw_polling = true;
+    if ((rc = start_poller(p, &p->pollers[0], &p->lanes.events, err)) != 0 || (rc = start_poller(p, &p->pollers[1], &p->lanes.raws, err)) != 0)
+        return rc;
     if ((rc = ap_start_run(p, err)) != 0 || (rc = start_threads(p, err)) != 0)
         return rc;
     ap_trainer_adopt(&p->trainer);
@@ -186,7 +183,7 @@ static bool flush(struct ap_producer *p, int timeout_ms)
 {
     struct timespec pause = {0, 2000000};
     int64_t deadline = ap_mono_ms() + timeout_ms;
-    while (ap_lanes_unreported(&p->lanes) && ap_mono_ms() < deadline && p->raw_polling)
+    while (ap_lanes_unreported(&p->lanes) && ap_mono_ms() < deadline && p->pollers[1].runs)
         nanosleep(&pause, NULL);
     return ap_lanes_unreported(&p->lanes) == 0;
 }
@@ -221,10 +218,9 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
     atomic_store(&p->control.stop, true);
     ap_pool_stop(&p->pool);
     ap_watch_close(&p->watch);
-    if (p->polling)
-        pthread_join(p->poller, NULL);
-    if (p->raw_polling)
-        pthread_join(p->raw_poller, NULL);
+    for (size_t i = 0; i < 2; i++)
+        if (p->pollers[i].runs)
+            pthread_join(p->pollers[i].thread, NULL);
     drop_rest(&p->lanes, &p->lanes.events);
     drop_rest(&p->lanes, &p->lanes.raws);
     ap_spool_close(&p->spool);
@@ -246,12 +242,6 @@ void ap_producer_close(struct ap_producer *p, int timeout_ms)
 }
 
 /* --- states --- */
-
-static int64_t away_ms(struct ap_producer *p)
-{
-    int64_t since = ap_lanes_waiting_since(&p->lanes), now = ap_mono_ms();
-    return since && now - since > AWAY_MS ? now - since : 0;
-}
 
 /* Two writers of one lineage would contradict what the second one's hello says. */
 static int check_successor(struct ap_producer *p, struct ap_err *err)
@@ -305,7 +295,7 @@ bool ap_producer_is_ready(struct ap_producer *p, char *why, size_t len)
         return false;
     }
     /* With a spool writes are taken all the same, unless it is full: then they say so. */
-    int64_t away = away_ms(p);
+    int64_t away = ap_lanes_away_ms(&p->lanes, AWAY_MS);
     if (ap_spool_state(&p->spool, why, len) != AP_SPOOL_OFF)
         return true;
     if (away)

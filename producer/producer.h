@@ -39,8 +39,9 @@ struct ap_producer {
     _Atomic int state;
     _Atomic bool stop_starting;    /* set by whoever wants open to return */
     _Atomic bool stop, stop_polling; /* end the threads; the pollers are the last */
-    pthread_t poller, raw_poller, heart;
-    bool polling, raw_polling, beating;
+    struct ap_poller { struct ap_producer *producer; struct ap_lane_client *client; pthread_t thread; bool runs; } pollers[2]; /* of events, of raw vectors */
+    pthread_t heart;
+    bool beating;
     pthread_mutex_t ddl;           /* creations and deletions of collections, one at a time */
     pthread_mutex_t step_lock;     /* guards step */
     char step[600];                /* what starting waits for, in words */

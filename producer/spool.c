@@ -81,8 +81,7 @@ bool ap_spool_is_on(const struct ap_spool *s)
 
 int64_t ap_spool_away_ms(struct ap_spool *s)
 {
-    int64_t since = ap_lanes_waiting_since(s->lanes), now = ap_mono_ms();
-    return since && now - since > s->config->spool_after_ms ? now - since : 0;
+    return ap_lanes_away_ms(s->lanes, s->config->spool_after_ms);
 }
 
 bool ap_spool_is_active(struct ap_spool *s)
