@@ -10,25 +10,25 @@
 
 enum { SPARE_BYTES = 64 << 20, BOOT_MAX = 64 };
 
-static void boot_id(char out[BOOT_MAX])
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+/* What the file holds; false, and nothing, when it cannot be read. */
+static bool read_boot(const char *path, char out[BOOT_MAX])
 {
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, out, BOOT_MAX - 1) : 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, out, BOOT_MAX - 1) : -1;
     if (fd >= 0)
         close(fd);
     out[n > 0 ? n : 0] = '\0';
+    return n >= 0;
 }
 
 static bool is_of_this_boot(const char *store)
 {
-    char path[AP_PATH_MAX + 32], now[BOOT_MAX], then[BOOT_MAX] = "";
+    char path[AP_PATH_MAX + 32], now[BOOT_MAX], then[BOOT_MAX];
     snprintf(path, sizeof path, "%s/boot", store);
-    boot_id(now);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, then, sizeof then - 1) : -1;
-    if (fd >= 0)
-        close(fd);
-    return n >= 0 && strcmp(now, then) == 0;
+    (void)read_boot(BOOT_ID, now);
+    return read_boot(path, then) && strcmp(now, then) == 0;
 }
 
 static int check_same(const struct ap_rebuild_options *o, const char *store, struct ap_err *err)
@@ -112,7 +112,7 @@ int ap_rebuild_begin(const struct ap_rebuild_options *o, const char *store, cons
     if (rc == 0 && o->replay)
         rc = write_replay(o, store, err);
     snprintf(path, sizeof path, "%s/boot", store);
-    boot_id(boot);
+    (void)read_boot(BOOT_ID, boot);
     return rc ? rc : ap_file_write_text(path, boot, err);
 }
 
