@@ -5,6 +5,7 @@
 #include <string.h>
 #include "api_rig.h"
 #include "common/watermark.h"
+#include "run.h"
 
 static struct api_rig rig;
 static uint64_t docs;
@@ -228,9 +229,5 @@ int main(void)
     tcase_add_test(t, what_cannot_be_found_is_refused_before_anything_is_sent);
     tcase_add_test(t, a_token_is_waited_for);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -9,6 +9,7 @@
 #include "common/http.h"
 #include "common/timeutil.h"
 #include "patience.h"
+#include "run.h"
 
 static struct api_rig rig;
 static uint64_t docs;
@@ -662,9 +663,5 @@ int main(void)
     tcase_add_test(early, before_the_index);
     suite_add_tcase(suite, tc);
     suite_add_tcase(suite, early);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

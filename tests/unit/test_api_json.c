@@ -7,6 +7,7 @@
 #include <time.h>
 #include "indexer/json_out.h"
 #include "indexer/json_scan.h"
+#include "run.h"
 
 static uint64_t seed;
 
@@ -284,9 +285,5 @@ int main(void)
     tcase_add_test(tc, float_arrays);
     tcase_add_test(tc, float_reading_equals_strtof);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

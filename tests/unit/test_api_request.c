@@ -7,6 +7,7 @@
 #include "indexer/api_request.h"
 #include "indexer/config.h"
 #include "indexer/payload_select.h"
+#include "run.h"
 
 static const struct ap_limits limits = {.max_limit = 100, .max_offset = 1000, .max_batch = 3, .max_dim = 8};
 
@@ -353,9 +354,5 @@ int main(void)
     tcase_add_test(tc, payload_parts);
     tcase_add_test(tc, configuration);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include "indexer/watermarks.h"
 #include "mock.h"
 #include "patience.h"
+#include "run.h"
 
 #define INTERVAL_MS 100
 #define BUSY_MS 50
@@ -231,9 +232,5 @@ int main(void)
     tcase_add_test(tc, nothing_piles_up_while_kafka_is_away);
     tcase_add_test(tc, wrong_properties_are_refused_at_the_start);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

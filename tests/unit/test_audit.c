@@ -8,6 +8,7 @@
 #include "indexer/audit_index.h"
 #include "indexer/index_impl.h"
 #include "patience.h"
+#include "run.h"
 
 enum { DIM = 16, ROWS = 3000 };
 
@@ -341,9 +342,5 @@ int main(void)
     tcase_add_test(t, rows_that_the_index_lacks_are_indexed_again);
     tcase_add_test(t, ids_that_lead_astray_are_led_back);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include "common/catalog.h"
 #include "common/schema.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct ap_schemas *schemas;
 static const struct ap_region regions[] = { { "eu" }, { "us" }, { "ap" } };
@@ -463,9 +464,5 @@ int main(void)
     tcase_add_test(tc, records_that_do_not_fit_are_refused);
     tcase_add_test(tc, order_leaves_no_trace);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

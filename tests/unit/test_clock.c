@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include "common/clock.h"
 #include "common/timeutil.h"
+#include "run.h"
 
 START_TEST(follows_the_wall_and_never_goes_back)
 {
@@ -120,9 +121,5 @@ int main(void)
     tcase_add_test(tc, a_run_is_consecutive_and_nobody_elses);
     tcase_add_test(tc, threads_never_get_the_same);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include "indexer/cluster.h"
 #include "vectors.h"
+#include "run.h"
 
 static double exact_score(const float *a, const float *b, uint32_t dim, enum ap_distance distance)
 {
@@ -177,9 +178,5 @@ int main(void)
     tcase_add_loop_test(tc, any_number_of_threads_finds_the_same, 0, 2);
     tcase_add_test(tc, equal_rows_and_zeroes_are_no_trouble);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "common/store_internal.h"
 #include "rnd.h"
+#include "run.h"
 
 #define COLLECTION 7
 #define MAP ((size_t)256 << 20)
@@ -407,9 +408,5 @@ int main(void)
     tcase_add_test(tc, held_events_come_out_in_the_order_of_their_time);
     tcase_add_test(tc, what_is_settled_is_kept_and_told);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

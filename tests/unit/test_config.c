@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/config.h"
+#include "run.h"
 
 struct daemon {
     char *listen;
@@ -211,9 +212,5 @@ int main(void)
     tcase_add_test(tc, required_option_says_how_to_set_it);
     tcase_add_test(tc, help_and_version_return_one);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include "common/timeutil.h"
 #include "consumer_rig.h"
 #include "patience.h"
+#include "run.h"
 
 #define EU "origin=\"eu\""
 #define US "origin=\"us\""
@@ -417,9 +418,5 @@ int main(void)
     tcase_add_test(tc, lag_is_small_after_a_heartbeat_and_grows_without);
     tcase_add_test(tc, an_unknown_schema_stops_its_partition_alone_until_it_comes);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

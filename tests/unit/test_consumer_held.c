@@ -6,6 +6,7 @@
 #include "common/timeutil.h"
 #include "consumer_rig.h"
 #include "patience.h"
+#include "run.h"
 
 #define EU "origin=\"eu\""
 #define PART "origin=\"eu\",topic=\"vec-mutations\",partition=\"1\""
@@ -190,9 +191,5 @@ int main(void)
     tcase_add_test(tc, an_event_older_than_the_collected_tombstones_is_a_dead_letter);
     tcase_add_test(tc, what_lies_among_the_dead_letters_is_not_settled);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include "common/clock.h"
 #include "common/timeutil.h"
 #include "consumer_rig.h"
+#include "run.h"
 
 #define US "origin=\"us\""
 #define RAW_1 "origin=\"us\",topic=\"raw-vectors\",partition=\"1\""
@@ -197,9 +198,5 @@ int main(void)
     tcase_add_test(tc, a_full_queue_pauses_the_raw_partition_and_loses_nothing);
     tcase_add_test(tc, raw_vectors_that_cannot_be_read_are_dead_letters);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

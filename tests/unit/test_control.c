@@ -6,6 +6,7 @@
 #include "common/control.h"
 #include "common/schema.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct ap_schemas *schemas;
 static uint8_t chunk[] = { 1, 2, 3 };
@@ -369,9 +370,5 @@ int main(void)
     tcase_add_test(tc, schemas_are_announced_in_version_1);
     tcase_add_test(tc, distances_have_names);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include "ctl/describe.h"
 #include "ctl/holes.h"
 #include "ctl/report.h"
+#include "run.h"
 
 static struct ap_page parse(const char *text)
 {
@@ -317,9 +318,5 @@ int main(void)
     tcase_add_test(tc, a_mutation_keeps_every_bit_as_json);
     tcase_add_test(tc, what_was_published_is_applied_above_holes);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include "common/err.h"
 #include "common/log.h"
 #include "common/timeutil.h"
+#include "run.h"
 
 static char log_path[] = "/tmp/antipode-test-log-XXXXXX";
 
@@ -230,9 +231,5 @@ int main(void)
     tcase_add_test(tc, buffer_grows_and_prints);
     tcase_add_test(tc, integers_keep_their_byte_order);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

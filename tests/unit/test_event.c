@@ -8,6 +8,7 @@
 #include "common/event.h"
 #include "common/schema.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct ap_schemas *schemas;
 static struct ap_buf scratch;
@@ -470,9 +471,5 @@ int main(void)
     tcase_add_test(tc, raw_vectors_come_back_or_are_refused);
     tcase_add_test(tc, the_documented_example);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "common/bytes.h"
 #include "indexer/filter.h"
+#include "run.h"
 
 static struct ap_err err;
 
@@ -448,9 +449,5 @@ int main(void)
     tcase_add_test(tc, depth_and_size_are_bounded);
     tcase_add_loop_test(tc, callers_learn_what_to_read, 0, (int)(sizeof plans / sizeof *plans));
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

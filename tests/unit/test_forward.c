@@ -13,6 +13,7 @@
 #include "common/timeutil.h"
 #include "indexer/forward.h"
 #include "patience.h"
+#include "run.h"
 
 static struct ap_http_server *upstream;
 static struct ap_metrics *metrics;
@@ -540,9 +541,5 @@ int main(void)
     tcase_add_test(tc, a_server_passes_requests_on);
     tcase_add_test(tc, a_bad_url_is_refused);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -13,6 +13,7 @@
 #include "common/http.h"
 #include "common/timeutil.h"
 #include "patience.h"
+#include "run.h"
 
 #define MAX_BODY 65536
 
@@ -684,9 +685,5 @@ int main(void)
     tcase_add_test(tc, health_readiness_and_metrics);
     tcase_add_test(tc, a_port_in_use_is_named);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

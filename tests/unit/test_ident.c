@@ -5,6 +5,7 @@
 #include "common/ident.h"
 #include "common/timeutil.h"
 #include "rnd.h"
+#include "run.h"
 
 static int region(const char *text)
 {
@@ -205,9 +206,5 @@ int main(void)
     tcase_add_test(tc, keys_hold_both_ids_and_spread);
     tcase_add_test(tc, incarnations_tell_when_they_began);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 #include "index_rig.h"
 #include "patience.h"
 #include "vectors.h"
+#include "run.h"
 
 #define DIM 32
 static struct ix_rig r;
@@ -759,9 +760,5 @@ int main(void)
     tcase_add_test(t, waits_for_a_token);
     tcase_add_test(t, searches_beside_the_tail);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

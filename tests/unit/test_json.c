@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "common/json.h"
+#include "run.h"
 
 static struct ap_err err;
 
@@ -160,9 +161,5 @@ int main(void)
     tcase_add_test(tc, point_ids_name_the_bad_one);
     tcase_add_test(tc, first_nonfinite_is_found);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

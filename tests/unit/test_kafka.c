@@ -8,6 +8,7 @@
 #include "common/timeutil.h"
 #include "mock.h"
 #include "patience.h"
+#include "run.h"
 
 static rd_kafka_t *host;             /* only carries the mock cluster */
 static rd_kafka_mock_cluster_t *mock;
@@ -350,9 +351,5 @@ int main(void)
     tcase_add_test(tc, empty_and_absent_topics_are_caught_up_with);
     tcase_add_test(tc, records_wait_for_kafka_without_expiring);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -8,6 +8,7 @@
 #include "patience.h"
 #include "producer/levels.h"
 #include "producer_rig.h"
+#include "run.h"
 
 START_TEST(words_are_read)
 {
@@ -230,9 +231,5 @@ int main(void)
     suite_add_tcase(suite, words);
     suite_add_tcase(suite, regions);
     suite_add_tcase(suite, barriers);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 #include "common/metrics.h"
+#include "run.h"
 
 static struct ap_metrics *m;
 static char *page;
@@ -178,9 +179,5 @@ int main(void)
     tcase_add_test(tc, process_lines_are_plausible);
     tcase_add_test(tc, updates_of_many_threads_are_all_counted);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "common/bytes.h"
 #include "common/ndjson.h"
+#include "run.h"
 
 static struct ap_buf lines; /* "number:text|" */
 static struct ap_err err;
@@ -128,9 +129,5 @@ int main(void)
     tcase_add_test(tc, the_callbacks_error_ends_the_stream_and_stays);
     tcase_add_test(tc, a_whole_line_is_handed_out_in_place);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "common/bytes.h"
 #include "common/npy.h"
+#include "run.h"
 
 static struct {
     struct ap_buf rows; /* float32 */
@@ -306,9 +307,5 @@ int main(void)
     tcase_add_loop_test(tc, bad_prefix_is_refused, 0, PIECES);
     tcase_add_loop_test(tc, the_sinks_error_ends_the_stream_and_stays, 0, PIECES);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <time.h>
 #include "common/positions.h"
+#include "run.h"
 
 #define TOPIC "vec-mutations"
 
@@ -600,9 +601,5 @@ int main(void)
     tcase_add_test(t, bad_entries_are_refused);
     tcase_add_test(t, random_arrivals_equal_the_sets);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

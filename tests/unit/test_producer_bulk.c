@@ -7,6 +7,7 @@
 #include "producer/bulk.h"
 #include "producer_rig.h"
 #include "rnd.h"
+#include "run.h"
 
 #define DIM 8
 
@@ -368,9 +369,5 @@ int main(void)
     tcase_add_test(tc, while_kafka_is_away_a_stream_waits_then_says_how_far_it_got);
     tcase_add_test(tc, a_collection_deleted_meanwhile_ends_the_stream);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

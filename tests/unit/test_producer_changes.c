@@ -4,6 +4,7 @@
 #include <string.h>
 #include "common/row.h"
 #include "producer/operations.h"
+#include "run.h"
 
 #define V1 "019b2e5a3c0e0003-eu-66df2a3730012345"
 #define V2 "019b2e5a3c0e0004-us-west-1-00df2a3730012345"
@@ -259,9 +260,5 @@ int main(void)
     tcase_add_test(t, operations_keep_their_order);
     tcase_add_loop_test(t, bad_operations_are_refused_by_their_place, 0, sizeof bad_operations / sizeof *bad_operations);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

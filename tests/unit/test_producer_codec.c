@@ -6,6 +6,7 @@
 #include "producer/write.h"
 #include "producer_rig.h"
 #include "rnd.h"
+#include "run.h"
 
 #define DIM 16
 #define FACTORY "PQ4"
@@ -272,9 +273,5 @@ int main(void)
     tcase_add_test(tc, another_regions_codec_is_adopted_instead_of_training);
     tcase_add_test(tc, writes_go_on_while_kafka_holds_the_codec_back);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include "patience.h"
 #include "producer/drift.h"
 #include "producer/options.h"
+#include "run.h"
 
 #define MAX_MS 5000
 
@@ -141,9 +142,5 @@ int main(void)
     tcase_add_test(tc, lists_and_names_are_taken_apart);
     tcase_add_loop_test(tc, bad_configurations_are_named, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include "patience.h"
 #include "producer_rig.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct life life;
 
@@ -402,9 +403,5 @@ int main(void)
     tcase_add_test(tc, a_record_that_kafka_refuses_ends_the_incarnation);
     tcase_add_test(tc, a_heartbeat_waits_for_the_one_before);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include "producer/json_pull.h"
 #include "producer/points_json.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct ap_target *target;
 static struct ap_points points;
@@ -366,9 +367,5 @@ int main(void)
     tcase_add_test(tc, numbers_are_the_nearest_float);
     tcase_add_test(tc, nesting_has_an_end);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -9,6 +9,7 @@
 #include "producer/write.h"
 #include "producer_rig.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct life life;
 static char dir[64], conf[256];
@@ -234,9 +235,5 @@ int main(void)
     tcase_add_test(t, it_ends_though_writes_never_stop);
     tcase_add_test(t, an_entry_is_read_as_it_was_written_and_no_broken_one_is);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -5,6 +5,7 @@
 #include "patience.h"
 #include "producer_rig.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct life life;
 
@@ -252,9 +253,5 @@ int main(void)
     tcase_add_test(tc, without_kafka_it_waits_says_so_and_can_be_stopped);
     tcase_add_test(tc, a_second_process_of_the_same_name_ends_the_first);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include "indexer/levels.h"
 #include "indexer/peers.h"
+#include "run.h"
 
 START_TEST(read_levels_are_read)
 {
@@ -96,9 +97,5 @@ int main(void)
     tcase_add_test(words, write_levels_are_split_between_here_and_the_producer);
     tcase_add_test(words, peers_are_all_regions_or_none);
     suite_add_tcase(suite, words);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

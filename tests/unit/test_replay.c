@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/replay.h"
+#include "run.h"
 
 static const int64_t now = INT64_C(1763719200000); /* 2025-11-21T10:00:00Z */
 
@@ -107,9 +108,5 @@ int main(void)
     tcase_add_test(t, offsets);
     tcase_add_test(t, the_file);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

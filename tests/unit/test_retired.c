@@ -6,6 +6,7 @@
 #include "common/positions.h"
 #include "common/retired.h"
 #include "common/schema.h"
+#include "run.h"
 
 #define TOPIC "vec-mutations"
 enum { ONE = 7, TWO = 8, LINE = 100, FIRST = 101, SECOND = 102, OTHER = 201, NEWER = 301 };
@@ -208,9 +209,5 @@ int main(void)
     tcase_add_test(tc, a_stream_ends_at_the_cut_with_a_hole_for_what_is_missing);
     tcase_add_loop_test(tc, giving_up_closes_what_is_missing_and_no_more, 0, 50);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

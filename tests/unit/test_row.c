@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <time.h>
 #include "common/row.h"
+#include "run.h"
 
 static struct ap_key key;
 static struct ap_buf texts[4096]; /* what mutations point to, until the test's process ends */
@@ -657,9 +658,5 @@ int main(void)
     tcase_add_test(t, any_order_any_repetition_any_grouping_gives_the_same_bytes);
     tcase_add_test(t, histories_mean_what_a_plain_model_says);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

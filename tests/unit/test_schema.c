@@ -13,6 +13,7 @@
 #include "common/event.h"
 #include "common/schema.h"
 #include "rnd.h"
+#include "run.h"
 
 #define SCHEMAS ANTIPODE_SOURCE_DIR "/schemas/"
 #define PLANTED ANTIPODE_SOURCE_DIR "/tests/data/schemas/"
@@ -566,9 +567,5 @@ int main(void)
     tcase_add_test(tc, counts_and_lengths_are_bounded_before_memory_is_taken);
     tcase_add_test(tc, readers_go_on_while_schemas_are_learned);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

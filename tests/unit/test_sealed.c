@@ -11,6 +11,7 @@
 #include "index_rig.h"
 #include "indexer/tier.h"
 #include "vectors.h"
+#include "run.h"
 
 #define DIM 32
 static struct ix_rig r;
@@ -247,9 +248,5 @@ int main(void)
     if (MEMORY_IS_OURS)
         tcase_add_test(t, merging_takes_little_memory);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -11,6 +11,7 @@
 #include "indexer/index_impl.h"
 #include "patience.h"
 #include "rnd.h"
+#include "run.h"
 
 #define DIM 8
 #define POINTS 600
@@ -533,9 +534,5 @@ int main(void)
     tcase_add_loop_test(t, declaring_builds_and_restart_loads, 0, 2);
     tcase_add_test(t, hot_rows_are_indexed);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

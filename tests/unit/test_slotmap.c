@@ -4,6 +4,7 @@
 #include <time.h>
 #include "common/bytes.h"
 #include "common/slotmap.h"
+#include "run.h"
 
 #define KEYS 200000
 
@@ -234,9 +235,5 @@ int main(void)
     tcase_add_test(t, a_known_slot_needs_no_row);
     tcase_add_test(t, the_greatest_slot_fits);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -13,6 +13,7 @@
 #include "producer/spool_file.h"
 #include "producer/spool_scan.h"
 #include "rnd.h"
+#include "run.h"
 
 static char dir[64];
 static struct ap_spool_file *f;
@@ -386,9 +387,5 @@ int main(void)
     tcase_add_test(t, a_full_disk_refuses_and_goes_on_when_there_is_room);
     tcase_add_test(t, threads_share_a_sync_and_keep_their_order);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

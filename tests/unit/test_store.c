@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "common/log.h"
 #include "store_rig.h"
+#include "run.h"
 
 /* --- opening --- */
 
@@ -463,9 +464,5 @@ int main(void)
     tcase_add_test(t, a_commit_wakes_the_indexer);
     tcase_add_test(t, the_path_may_be_long);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -10,6 +10,7 @@
 #include "common/timeutil.h"
 #include "patience.h"
 #include "store_rig.h"
+#include "run.h"
 
 /* --- the cleaner --- */
 
@@ -329,9 +330,5 @@ int main(void)
     tcase_add_test(t, the_cleaner_beside_a_reader);
     tcase_add_test(t, random_batches_equal_a_model);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include "common/log.h"
 #include "store_rig.h"
+#include "run.h"
 
 /* --- damage --- */
 
@@ -200,6 +201,19 @@ START_TEST(a_full_map_is_fatal_and_says_what_to_do)
 }
 END_TEST
 
+/* The n-th batch: a hundred new points, and its commit. */
+static int write_hundred(uint64_t n)
+{
+    int rc = ap_writer_begin(st_writer, &st_err);
+    for (uint64_t i = 0; i < 100 && rc == 0; i++) {
+        struct ap_key key = st_key(COLLECTION, n * 100 + i);
+        struct ap_mutation m = st_mutation(AP_OP_UPSERT, ++st_hlc, "v", NULL);
+        bool changed;
+        rc = ap_writer_apply(st_writer, &key, &m, &changed, &st_err);
+    }
+    return rc ? rc : ap_writer_commit(st_writer, &st_err);
+}
+
 /* A file size limit stands for a full disk: the write of a page fails in the middle of a commit. */
 START_TEST(a_full_disk_is_fatal_and_loses_nothing_committed)
 {
@@ -216,14 +230,7 @@ START_TEST(a_full_disk_is_fatal_and_loses_nothing_committed)
                 struct rlimit limit = {2 << 20, 2 << 20};
                 setrlimit(RLIMIT_FSIZE, &limit);
             }
-            rc = ap_writer_begin(st_writer, &st_err);
-            for (uint64_t i = 0; i < 100 && rc == 0; i++) {
-                struct ap_key key = st_key(COLLECTION, n * 100 + i);
-                struct ap_mutation m = st_mutation(AP_OP_UPSERT, ++st_hlc, "v", NULL);
-                bool changed;
-                rc = ap_writer_apply(st_writer, &key, &m, &changed, &st_err);
-            }
-            rc = rc ? rc : ap_writer_commit(st_writer, &st_err);
+            rc = write_hundred(n);
         }
         _exit(rc == AP_ENOSPC && st_err.cls == AP_FATAL && strstr(st_err.msg, st_path) && strstr(st_err.msg, "free space") ? 0 : 1);
     }
@@ -250,14 +257,7 @@ static void fill_a_disk(size_t pages)
     int rc = ap_store_open(&st_store, &o, &st_err);
     rc = rc ? rc : ap_writer_open(&st_writer, st_store, NULL, NULL, &st_err);
     for (uint64_t n = 0; rc == 0; n++) {
-        rc = ap_writer_begin(st_writer, &st_err);
-        for (uint64_t i = 0; i < 100 && rc == 0; i++) {
-            struct ap_key key = st_key(COLLECTION, n * 100 + i);
-            struct ap_mutation m = st_mutation(AP_OP_UPSERT, ++st_hlc, "v", NULL);
-            bool changed;
-            rc = ap_writer_apply(st_writer, &key, &m, &changed, &st_err);
-        }
-        rc = rc ? rc : ap_writer_commit(st_writer, &st_err);
+        rc = write_hundred(n);
     }
     if (rc != AP_ENOSPC || st_err.cls != AP_FATAL || !strstr(st_err.msg, "free space there"))
         fprintf(stderr, "%zu pages: %d, %s\n", pages, rc, st_err.msg);
@@ -510,9 +510,5 @@ int main(void)
     tcase_add_test(t, a_reader_that_dies_holds_nothing_back);
     tcase_add_test(t, snapshots_are_used_again);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

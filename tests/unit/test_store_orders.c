@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "common/store.h"
 #include "rnd.h"
+#include "run.h"
 
 #define COLLECTION 7
 #define POINTS 60
@@ -216,9 +217,5 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, any_order_gives_equal_rows_and_digests);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include "common/clock.h"
 #include "consumer/rule.h"
+#include "run.h"
 
 /* Times in ms. A region's logs keep a day; the tombstones of two days ago are the ones in question. */
 #define DAY INT64_C(86400000)
@@ -263,9 +264,5 @@ int main(void)
     tcase_add_test(tc, a_region_rebuilt_from_logs_of_unequal_age_holds_until_nothing_is_missing);
     tcase_add_test(tc, a_finished_lineage_must_be_complete_everywhere);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

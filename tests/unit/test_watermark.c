@@ -6,6 +6,7 @@
 #include "common/schema.h"
 #include "common/watermark.h"
 #include "rnd.h"
+#include "run.h"
 
 static struct ap_schemas *schemas;
 
@@ -245,9 +246,5 @@ int main(void)
     tcase_add_test(tc, coverage);
     tcase_add_test(tc, base64url_round_trips_and_is_strict);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }
