@@ -28,7 +28,7 @@ static void setup(void)
 {
     char why[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    ap_log_init("unit", AP_LOG_ERROR, NULL, NULL);
+    ap_log_init("unit", AP_LOG_ERROR, getenv("ANTIPODE_TEST_LOG") ? NULL : "/dev/null", NULL); /* before any thread is there */
     host = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
     ck_assert_msg(host != NULL, "%s", why);
     mock = rd_kafka_mock_cluster_new(host, 1);
@@ -204,7 +204,6 @@ START_TEST(a_cluster_that_is_away_is_not_ready)
     char cluster[64];
     uint8_t id[16];
     snprintf(servers, sizeof servers, "127.0.0.1:1");
-    ap_log_init("unit", AP_LOG_ERROR, "/dev/null", NULL);
     rd_kafka_t *rk = producer();
     int64_t start = ap_mono_ms();
     ck_assert_int_eq(ap_kafka_partitions(rk, "vec-control", 100, &count, &err), AP_ENOTREADY);
@@ -286,7 +285,6 @@ START_TEST(followers_read_all_then_go_on)
     ck_assert(poll_until(f, 40));
     ck_assert_str_eq(last_topic, "us.vec-control");
 
-    ap_log_init("unit", AP_LOG_ERROR, "/dev/null", NULL);
     rd_kafka_mock_broker_set_down(mock, 1);
     for (int i = 0; i < 10; i++)
         ck_assert_msg(ap_follower_poll(f, 50, &err) == 0, "%s", err.msg);
@@ -318,7 +316,6 @@ END_TEST
 
 START_TEST(records_wait_for_kafka_without_expiring)
 {
-    ap_log_init("unit", AP_LOG_ERROR, "/dev/null", NULL);
     rd_kafka_t *rk = producer();
     mock_topics(mock, &(struct mock_topic){"vec-mutations", 2}, 1);
     produce_numbers(rk, "vec-mutations", 0, 1);
