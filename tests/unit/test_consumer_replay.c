@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "common/timeutil.h"
 #include "consumer_rig.h"
+#include "run.h"
 
 #define EU "origin=\"eu\""
 #define TOPIC "eu.vec-mutations"
@@ -155,9 +156,5 @@ int main(void)
     tcase_add_test(tc, what_may_have_had_a_tombstone_stays_away);
     tcase_add_test(tc, a_deleted_point_does_not_come_back_with_its_log);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }
