@@ -21,7 +21,9 @@ function(antipode_root variable what)
   set(${variable}_FOUND_AT "${path}" PARENT_SCOPE)
 endfunction()
 
-# Paths of an older recipe must not survive in CMake's cache: these are looked up at every configuration.
+# Paths of an older recipe must not survive in CMake's cache: these are looked up at every configuration, and a recipe that
+# was changed asks for one.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/scripts/deps.sh")
 foreach(variable FAISS_C_LIBRARY FAISS_LIBRARY FAISS_INCLUDE RDKAFKA_LIBRARY RDKAFKA_INCLUDE)
   unset(${variable} CACHE)
 endforeach()
