@@ -167,8 +167,27 @@ static int open_reader(struct ap_store *s, const struct ap_store_options *o, str
     return bad ? bad : found ? 0 : not_ready(s, err);
 }
 
+/* Its slots mean nothing to whoever has seen some before. */
+static int renew_id(struct ap_store *s, MDB_txn *txn)
+{
+    uint8_t identity[IDENTITY_BYTES];
+    MDB_val key = ap_val("identity", 8), value;
+    uint64_t id;
+    int rc = mdb_get(txn, s->db[AP_DB_META], &key, &value);
+    if (rc == 0 && getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
+        rc = EIO;
+    if (rc != 0)
+        return rc;
+    memcpy(identity, value.mv_data, sizeof identity);
+    ap_put_le64(identity + 16, id);
+    value = ap_val(identity, sizeof identity);
+    rc = mdb_put(txn, s->db[AP_DB_META], &key, &value, 0);
+    s->id = id;
+    return rc;
+}
+
 /* The tables and the identity come to be in one transaction, so that a reader finds all or nothing. */
-static int create(struct ap_store *s, const struct ap_store_options *o, struct ap_err *err)
+static int create(struct ap_store *s, const struct ap_store_options *o, bool went_back, struct ap_err *err)
 {
     MDB_txn *txn;
     bool found = false;
@@ -180,6 +199,9 @@ static int create(struct ap_store *s, const struct ap_store_options *o, struct a
     if (bad == 0 && !found) {
         rc = write_identity(s, txn, o);
         bad = rc ? ap_store_fail(s, rc, "make its tables", err) : check_identity(s, txn, o, &found, err);
+    } else if (bad == 0 && went_back) {
+        rc = renew_id(s, txn);
+        bad = rc ? ap_store_fail(s, rc, "give it a new id", err) : 0;
     }
     if (bad) {
         mdb_txn_abort(txn);
@@ -207,6 +229,29 @@ static int open_environment(struct ap_store *s, struct ap_err *err)
     return rc ? ap_store_fail(s, rc, "open its file", err) : 0;
 }
 
+static int open_as_reader(struct ap_store *s, const struct ap_store_options *o, struct ap_err *err)
+{
+    int rc = ap_sync_check_reader(s, err);
+    if (rc == 0)
+        rc = open_environment(s, err);
+    return rc ? rc : open_reader(s, o, err);
+}
+
+static int open_as_writer(struct ap_store *s, const struct ap_store_options *o, struct ap_err *err)
+{
+    int lock, rc = ap_sync_recover(s, &lock, err);
+    bool went_back = rc == 1;
+    if (rc >= 0)
+        rc = open_environment(s, err);
+    if (rc == 0)
+        rc = create(s, o, went_back, err);
+    if (rc == 0 && went_back)
+        rc = ap_sync_recovered(s, lock, err);
+    if (lock >= 0)
+        close(lock);
+    return rc;
+}
+
 int ap_store_open(struct ap_store **out, const struct ap_store_options *options, struct ap_err *err)
 {
     *out = NULL;
@@ -221,6 +266,9 @@ int ap_store_open(struct ap_store **out, const struct ap_store_options *options,
     s->map_bytes = options->map_bytes;
     s->read_only = options->read_only;
     s->unsynced = options->unsynced && !options->read_only;
+    s->sync_ms = options->unsynced ? 0 : options->sync_ms;
+    s->boot = options->boot;
+    ap_sync_init(s);
     pthread_mutex_init(&s->pool_lock, NULL);
     int rc = 0;
     if (!s->read_only && mkdir(s->path, FOLDER_MODE) != 0 && errno != EEXIST)
@@ -229,9 +277,7 @@ int ap_store_open(struct ap_store **out, const struct ap_store_options *options,
     if (rc == 0 && s->dir_fd < 0)
         rc = s->read_only && errno == ENOENT ? not_ready(s, err) : ap_store_fail(s, errno, "open its folder", err);
     if (rc == 0)
-        rc = open_environment(s, err);
-    if (rc == 0)
-        rc = s->read_only ? open_reader(s, options, err) : create(s, options, err);
+        rc = s->read_only ? open_as_reader(s, options, err) : open_as_writer(s, options, err);
     if (rc == 0 && !s->read_only && fsync(s->dir_fd) != 0)
         rc = ap_store_fail(s, errno, "sync its folder", err);
     if (rc != 0) {
@@ -257,6 +303,7 @@ void ap_store_close(struct ap_store **store)
         mdb_env_close(s->env);
     if (s->dir_fd >= 0)
         close(s->dir_fd);
+    ap_sync_fini(s);
     pthread_mutex_destroy(&s->pool_lock);
     free(s->path);
     free(s);

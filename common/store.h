@@ -8,7 +8,7 @@
  * Databases (LMDB named): log (slot u64 native integer key, MDB_APPEND) -> row; raw (slot) -> float32 LE vector;
  * graves (slot) -> clock of a row that is not live; held, positions, offsets, control, digests, meta. Formats: docs/architecture.md, "The store's file".
  * Beside the file: `seen`, 16 bytes written by the indexer: the slot up to which it needs nothing old any more, and a
- * check; `writer.lock`, held and filled with its process id by the writer;
+ * check; `writer.lock`, held and filled with its process id by the writer; `sync`, where the last state begins that is surely on the disk;
  * `wake.sock`, a datagram socket that the indexer binds and the writer pokes after each commit. */
 #ifndef ANTIPODE_COMMON_STORE_H
 #define ANTIPODE_COMMON_STORE_H
@@ -31,6 +31,8 @@ struct ap_store_options {
     int32_t worker, workers;   /* likewise */
     bool read_only;            /* readers; AP_ENOTREADY while the writer has not created it yet */
     bool unsynced;             /* writer: commits do not wait for the disk. kill -9 is survived, a crash of the machine is not */
+    int64_t sync_ms;           /* writer: nor do they, but every sync_ms there is a state to which it goes back after such a crash (store_sync.c). 0: they wait */
+    const char *boot;          /* for tests: which start of the machine this is; borrowed. NULL: the kernel knows */
 };
 int ap_store_open(struct ap_store **out, const struct ap_store_options *options, struct ap_err *err);
 void ap_store_close(struct ap_store **store); /* after its writer and snapshots */
@@ -44,6 +46,8 @@ bool ap_store_replaced(const struct ap_store *store);
 /* Random, made with the store: slots of a store with another id mean nothing here. */
 uint64_t ap_store_id(const struct ap_store *store);
 int ap_store_stats(struct ap_store *store, struct ap_store_stats *out, struct ap_err *err);
+/* Sync points made since the writer was opened, and how long the last one took. */
+void ap_store_syncs(struct ap_store *store, uint64_t *points, double *last_seconds);
 
 /* --- writing; every error here except AP_EINVAL is fatal for the writer: close it, say so, stop --- */
 /* Takes the writer's lock (AP_EBUSY names the process that has it), scans the log to fill the slot map, loads positions. */
@@ -61,7 +65,10 @@ int ap_writer_raw(struct ap_writer *w, const struct ap_key *key, const struct ap
 int ap_writer_put_offset(struct ap_writer *w, const char *cluster, const uint8_t topic_id[16], const char *name, int32_t partition, int64_t next, struct ap_err *err);
 /* A control record as read; replaces that of the same origin and key. */
 int ap_writer_put_control(struct ap_writer *w, const struct ap_region *origin, const void *key, size_t key_len, const void *value, size_t value_len, struct ap_err *err);
-int ap_writer_commit(struct ap_writer *w, struct ap_err *err); /* durable when it returns 0; then pokes wake.sock */
+/* Seen by readers when it returns 0, and safe from kill -9; on the disk by then, or with sync_ms that much later. Pokes wake.sock. */
+int ap_writer_commit(struct ap_writer *w, struct ap_err *err);
+/* The least clock of the records that a crash of the machine might take back, those of the batch among them; AP_HLC_MAX: none. */
+uint64_t ap_writer_unsynced(const struct ap_writer *w);
 uint64_t ap_writer_next_slot(const struct ap_writer *w);
 
 /* Offset to go on from; AP_ENOTFOUND when this topic of this cluster was never read. */

@@ -1,11 +1,13 @@
 /* Copies. The copy itself is LMDB's own, in one read transaction. */
 #include "common/store_copy.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "common/store_internal.h"
 
 #define IDENTITY_BYTES 40 /* store_internal.h says what is in it */
@@ -26,6 +28,12 @@ static int open_plain(const char *path, unsigned flags, size_t map_bytes, MDB_en
     snprintf(file, sizeof file, "%s/data.mdb", path);
     if (stat(file, &st) != 0 || st.st_size == 0)
         return ap_err_set(err, AP_ENOTREADY, AP_FATAL, "store %s: there is none", path);
+    struct ap_store folder = {.path = (char *)(uintptr_t)path, .dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    int doubt = ap_sync_check_reader(&folder, err);
+    if (folder.dir_fd >= 0)
+        close(folder.dir_fd);
+    if (doubt)
+        return doubt;
     MDB_env *env;
     int rc = mdb_env_create(&env);
     if (rc)

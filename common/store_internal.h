@@ -3,6 +3,7 @@
  * store.c          opening, identity, errors, `seen`, wake.sock
  * store_snapshot.c reading
  * store_writer.c   batches
+ * store_sync.c     when what was committed is on the disk
  * store_clean.c    the cleaner
  * store_collect.c  collecting tombstones
  * store_held.c     events that wait for their time
@@ -27,7 +28,9 @@
 #define ANTIPODE_COMMON_STORE_INTERNAL_H
 #include <lmdb.h>
 #include <pthread.h>
+#include "common/clock.h"
 #include "common/store.h"
+#include "common/store_sync.h"
 
 enum ap_store_db { AP_DB_LOG, AP_DB_RAW, AP_DB_GRAVES, AP_DB_HELD, AP_DB_POSITIONS, AP_DB_OFFSETS, AP_DB_CONTROL, AP_DB_DIGESTS, AP_DB_META, AP_DB_COUNT };
 
@@ -38,12 +41,15 @@ struct ap_store {
     char *path;
     size_t map_bytes;
     bool read_only, unsynced;
+    int64_t sync_ms;
+    const char *boot;            /* NULL: the machine's */
     MDB_env *env;
     MDB_dbi db[AP_DB_COUNT];
     int dir_fd;
     uint64_t id;
     pthread_mutex_t pool_lock;   /* guards pool */
     struct ap_snapshot *pool;    /* reset read transactions, ready for renewal */
+    struct ap_sync sync;
 };
 
 struct ap_snapshot {
@@ -113,6 +119,7 @@ struct ap_writer {
     bool recount;                /* a row whose checksum could not be trusted was replaced: count the digests again */
     struct ap_store_state state;
     uint64_t committed_next;
+    uint64_t batch_clock;        /* least clock of what the batch applied; AP_HLC_MAX: nothing */
     uint64_t raw_last;           /* greatest slot in raw: what is greater is appended */
     struct ap_buf row, raw;
     struct { uint64_t slot; MDB_val bytes; int rc; } matched; /* the row that the map's last comparison read */

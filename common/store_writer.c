@@ -194,12 +194,15 @@ int ap_writer_open(struct ap_writer **out, struct ap_store *store,
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "store %s: no memory", store->path);
     w->store = store;
     w->wake_fd = -1;
+    w->batch_clock = AP_HLC_MAX;
     w->positions = ap_positions_new(lineage_of, lineage_arg);
     int rc = take_lock(w, err);
     if (rc == 0) {
         check_readers(w);
-        rc = load(w, err);
+        rc = ap_sync_start(store, err);
     }
+    if (rc == 0)
+        rc = load(w, err);
     if (rc == 0 && (w->wake_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) < 0)
         rc = ap_store_fail(store, errno, "make a socket", err);
     if (rc != 0)
@@ -215,6 +218,7 @@ void ap_writer_close(struct ap_writer **writer)
         return;
     if (w->txn)
         mdb_txn_abort(w->txn);
+    ap_sync_stop(w->store);
     if (w->wake_fd >= 0)
         close(w->wake_fd);
     if (w->lock_fd >= 0)
@@ -228,6 +232,14 @@ void ap_writer_close(struct ap_writer **writer)
     free(w->collecting.keys);
     free(w);
     *writer = NULL;
+}
+
+uint64_t ap_writer_unsynced(const struct ap_writer *w)
+{
+    if (!w->store->sync.runs)
+        return AP_HLC_MAX;
+    uint64_t committed = ap_sync_unsynced(w->store);
+    return committed < w->batch_clock ? committed : w->batch_clock;
 }
 
 struct ap_positions *ap_writer_positions(struct ap_writer *w)
@@ -372,6 +384,7 @@ int ap_writer_apply(struct ap_writer *w, const struct ap_key *key, const struct 
     bool keeps_raw = sound && m->op == AP_OP_PATCH && same_base(&current, w->row.data, w->row.len);
     bool was_dead = sound && !ap_row_is_live(&current); /* before the next write, which may move what current points to */
     rc = ap_writer_append(w, w->row.data, w->row.len, &slot, err);
+    w->batch_clock = m->version.hlc < w->batch_clock ? m->version.hlc : w->batch_clock;
     if (rc == 0 && keeps_raw)
         rc = ap_writer_move_raw(w, old, slot, err);
     if (rc == 0)
@@ -555,6 +568,12 @@ int ap_writer_commit(struct ap_writer *w, struct ap_err *err)
     w->log = NULL;
     if (rc != 0)
         return ap_writer_fail(w, rc, "commit", err);
+    rc = ap_sync_committed(w->store, w->batch_clock, err);
+    w->batch_clock = AP_HLC_MAX;
+    if (rc != 0) {
+        w->failed = true;
+        return rc;
+    }
     if (recount_asked)
         ap_store_recount_done(w->store);
     if (w->dirty)

@@ -16,6 +16,7 @@ struct shown {
     struct ap_rule_verdict verdict;
     struct ap_held_census held;
     uint64_t held_bytes;
+    bool settled;
 };
 
 struct ap_collector {
@@ -49,6 +50,7 @@ static void collect_metrics(struct ap_metrics_out *out, void *arg)
     ap_metrics_emit(out, "antipode_tombstones_min_age_seconds", NULL, "gauge",
                     "How old a tombstone must be: the longest retention of any region's logs, and a margin; -1: not known, or for ever",
                     v.verdict.age_ms < 0 ? -1 : (double)v.verdict.age_ms / 1000.0);
+    ap_metrics_emit(out, "antipode_settled", NULL, "gauge", "1: no record is known to be missing, held, among the dead letters, or not on the disk yet", v.settled ? 1 : 0);
     ap_metrics_emit(out, "antipode_dead_letters_open", NULL, "gauge", "Mutations in this region's dlq-mutations that were neither redriven nor purged", (double)v.letters);
     ap_metrics_emit(out, "antipode_consumer_held_bytes", NULL, "gauge", "Bytes of records held until their time comes", (double)v.held_bytes);
     for (size_t r = 0; r < s->region_count; r++) {
@@ -125,6 +127,7 @@ static void find_settled(struct ap_collector *c, const struct ap_position *posit
         lower(c, c->found.letters_hlc, AP_RULE_LETTER);
     lower(c, c->letters_hlc, AP_RULE_LETTER);
     lower(c, c->held.oldest_hlc, AP_RULE_HELD);
+    lower(c, ap_writer_unsynced(c->batch->writer), AP_RULE_UNSYNCED);
     lower_by_holes(c, positions, count);
     if (c->settled.hlc == 0 && c->found.letters_known)
         c->settled.hlc = 1; /* 0 is: not known */
@@ -158,7 +161,7 @@ static void show(struct ap_collector *c, const struct ap_rule_verdict *verdict)
     ap_writer_held(c->batch->writer, &records, &bytes);
     pthread_mutex_lock(&c->lock);
     c->shown = (struct shown){.tombstones = ap_writer_tombstones(c->batch->writer), .horizon = ap_writer_horizon(c->batch->writer),
-                              .letters = c->found.letters, .verdict = *verdict, .held = c->held, .held_bytes = bytes};
+                              .letters = c->found.letters, .verdict = *verdict, .held = c->held, .held_bytes = bytes, .settled = c->settled.hlc == AP_HLC_MAX};
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -204,12 +207,26 @@ int ap_collector_say(struct ap_collector *c, struct ap_err *err)
     return ap_writer_put_settled(c->batch->writer, c->settled, err);
 }
 
+/* What this batch adds may be taken back by a crash of the machine, and would be read again: elsewhere no tombstone in it may
+ * be gone by then. Said in the batch's own transaction, so nobody sees the one without the other. */
+static int wait_for_disk(struct ap_collector *c, struct ap_err *err)
+{
+    struct ap_settled settled = ap_writer_settled(c->batch->writer);
+    uint64_t clock = ap_writer_unsynced(c->batch->writer);
+    if (clock == AP_HLC_MAX || settled.hlc < clock)
+        return 0;
+    settled.hlc = clock ? clock - 1 : 0;
+    return ap_writer_put_settled(c->batch->writer, settled, err);
+}
+
 int ap_collector_collect(struct ap_collector *c, uint64_t seen, size_t max_rows, struct ap_err *err)
 {
     struct ap_collected done;
+    int rc = wait_for_disk(c, err);
     c->settled = ap_writer_settled(c->batch->writer); /* the batch may have lowered it */
     c->asked = false;
-    int rc = ap_writer_collect(c->batch->writer, c->floor, seen, max_rows, &done, err);
+    if (rc == 0)
+        rc = ap_writer_collect(c->batch->writer, c->floor, seen, max_rows, &done, err);
     if (rc)
         return rc;
     c->more = done.more;

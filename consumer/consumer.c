@@ -41,7 +41,7 @@ static int open_store(struct ap_consumer *c, struct ap_err *err)
     const struct ap_consumer_settings *s = c->settings;
     struct ap_store_options options = {.path = s->store_path, .map_bytes = (size_t)s->store_map_bytes, .region = s->region,
                                        .worker = (int32_t)s->worker, .workers = (int32_t)s->workers,
-                                       .unsynced = s->rebuild}; /* it is synced as a whole before it serves (ctl/rebuild.h) */
+                                       .sync_ms = s->store_sync_ms, .unsynced = s->rebuild}; /* it is synced as a whole before it serves (ctl/rebuild.h) */
     size_t refused = 0;
     int64_t start_ms = ap_mono_ms();
     int rc = ap_registry_new(&c->registry, err);
@@ -266,7 +266,7 @@ static bool raw_overdue(struct ap_consumer *c)
 }
 
 /* A record that comes alone is committed at once. Those that follow closely wait until PACE_US after the last commit, so
- * that they share one: each costs two waits for the disk, dozens of pages, and a round of the indexer, whatever it holds. */
+ * that they share one: each costs dozens of pages and a round of the indexer, whatever it holds. */
 static void pace(struct ap_consumer *c)
 {
     int64_t left = c->committed_ns + PACE_US * INT64_C(1000) - ap_mono_ns();

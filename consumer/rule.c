@@ -10,7 +10,7 @@ struct list { struct entry *by_stream, *by_lineage; size_t count; };
 
 const char *ap_rule_why_name(enum ap_rule_why why)
 {
-    static const char *const names[AP_RULE_WHYS] = {"age", "unheard", "unsaid", "forever", "behind", "unsettled", "hole", "held", "dead_letter"};
+    static const char *const names[AP_RULE_WHYS] = {"age", "unheard", "unsaid", "forever", "behind", "unsettled", "hole", "held", "dead_letter", "unsynced"};
     return names[why];
 }
 

@@ -22,7 +22,7 @@ enum ap_rule_why {
     AP_RULE_FOREVER,     /* its logs keep records for ever */
     AP_RULE_BEHIND,      /* it has not applied a stream that far */
     AP_RULE_UNSETTLED,   /* something is missing, held or dead there; its own status says which */
-    AP_RULE_HOLE, AP_RULE_HELD, AP_RULE_LETTER, /* the same of this region, which knows which */
+    AP_RULE_HOLE, AP_RULE_HELD, AP_RULE_LETTER, AP_RULE_UNSYNCED, /* the same of this region, which knows which */
     AP_RULE_WHYS
 };
 const char *ap_rule_why_name(enum ap_rule_why why); /* "age", "unheard", ... */
@@ -31,7 +31,7 @@ struct ap_rule_region {
     struct ap_region region;
     bool retired, heard;
     struct ap_settled settled;
-    enum ap_rule_why settled_why;    /* of this region itself: HOLE, HELD or LETTER; else UNSETTLED */
+    enum ap_rule_why settled_why;    /* of this region itself: HOLE, HELD, LETTER or UNSYNCED; else UNSETTLED */
     const struct ap_position *positions; size_t count; /* borrowed */
 };
 

@@ -320,6 +320,11 @@ static void emit_store(struct ap_status *s, struct ap_metrics_out *out)
     ap_metrics_emit(out, "antipode_store_file_bytes", NULL, "gauge", "Size of the store's file", (double)stats.file_bytes);
     ap_metrics_emit(out, "antipode_store_used_bytes", NULL, "gauge", "Of these, in use", (double)stats.used_bytes);
     ap_metrics_emit(out, "antipode_store_map_bytes", NULL, "gauge", "Bound of the store's file", (double)s->settings->store_map_bytes);
+    uint64_t syncs;
+    double last_sync;
+    ap_store_syncs(s->store, &syncs, &last_sync);
+    ap_metrics_emit(out, "antipode_store_syncs_total", NULL, "counter", "Sync points: states to which a crash of the machine would take the store back", (double)syncs);
+    ap_metrics_emit(out, "antipode_store_sync_seconds", NULL, "gauge", "How long the disk took for the last of them", last_sync);
     ap_metrics_emit(out, "antipode_store_rows", NULL, "gauge", "Rows, tombstones included", (double)stats.rows);
     ap_metrics_emit(out, "antipode_store_first_slot", NULL, "gauge", "Oldest slot in the log", (double)stats.first_slot);
     ap_metrics_emit(out, "antipode_store_next_slot", NULL, "gauge", "Slot that the next row gets", (double)stats.next_slot);

@@ -5,30 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "common/boot.h"
 #include "ctl/rebuild.h"
 #include "ctl/snapshot.h"
 
-enum { SPARE_BYTES = 64 << 20, BOOT_MAX = 64 };
-
-#define BOOT_ID "/proc/sys/kernel/random/boot_id"
-
-/* What the file holds; false, and nothing, when it cannot be read. */
-static bool read_boot(const char *path, char out[BOOT_MAX])
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, out, BOOT_MAX - 1) : -1;
-    if (fd >= 0)
-        close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n >= 0;
-}
+enum { SPARE_BYTES = 64 << 20 };
 
 static bool is_of_this_boot(const char *store)
 {
-    char path[AP_PATH_MAX + 32], now[BOOT_MAX], then[BOOT_MAX];
+    char path[AP_PATH_MAX + 32], now[AP_BOOT_ID_MAX], then[AP_BOOT_ID_MAX];
     snprintf(path, sizeof path, "%s/boot", store);
-    (void)read_boot(BOOT_ID, now);
-    return read_boot(path, then) && strcmp(now, then) == 0;
+    return ap_boot_id(now) && ap_boot_read(path, then) && strcmp(now, then) == 0;
 }
 
 static int check_same(const struct ap_rebuild_options *o, const char *store, struct ap_err *err)
@@ -98,7 +85,7 @@ static int write_replay(const struct ap_rebuild_options *o, const char *store, s
 
 int ap_rebuild_begin(const struct ap_rebuild_options *o, const char *store, const char *index, bool *resumed, struct ap_err *err)
 {
-    char path[AP_PATH_MAX + 32], boot[BOOT_MAX];
+    char path[AP_PATH_MAX + 32], boot[AP_BOOT_ID_MAX];
     *resumed = !o->fresh && is_of_this_boot(store);
     if (*resumed)
         return check_same(o, store, err);
@@ -112,7 +99,7 @@ int ap_rebuild_begin(const struct ap_rebuild_options *o, const char *store, cons
     if (rc == 0 && o->replay)
         rc = write_replay(o, store, err);
     snprintf(path, sizeof path, "%s/boot", store);
-    (void)read_boot(BOOT_ID, boot);
+    (void)ap_boot_id(boot);
     return rc ? rc : ap_file_write_text(path, boot, err);
 }
 

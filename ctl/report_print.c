@@ -101,7 +101,7 @@ static void print_tombstones(const json_t *region, FILE *out)
     static const struct { const char *why, *words; } reasons[] = {
         {"unheard", "no watermark of it has come"}, {"unsaid", "it does not say yet what is settled there"},
         {"forever", "its logs keep records for ever"}, {"behind", "it has not applied"}, {"unsettled", "something is missing, held or dead there"},
-        {"hole", "records are missing here"}, {"held", "events are held here"}, {"dead_letter", "dead letters are open here"}};
+        {"hole", "records are missing here"}, {"held", "events are held here"}, {"dead_letter", "dead letters are open here"}, {"unsynced", "the newest batch is not on the disk yet"}};
     size_t i;
     json_t *one;
     if (value_of(region, "tombstones") < 0)
