@@ -126,7 +126,7 @@ static void gather_astray(struct check *c, uint64_t visible)
 
 /* What one thread needs to ask a segment. */
 struct probe {
-    float *vector, *scores;
+    float *vector, *turned, *scores;
     int64_t *ordinals;
     int8_t *q8;
     struct ap_candidate found[PROBE_K];
@@ -136,16 +136,18 @@ static void probe_init(struct probe *p, const struct ap_segment *s)
 {
     size_t room = s->cap > PROBE_K ? s->cap : PROBE_K;
     p->vector = malloc(s->dim * sizeof *p->vector);
+    p->turned = malloc(s->dim * sizeof *p->turned);
     p->scores = malloc(room * sizeof *p->scores);
     p->ordinals = malloc(room * sizeof *p->ordinals);
     p->q8 = aligned_alloc(64, ap_q8_stride(s->dim));
-    if (!p->vector || !p->scores || !p->ordinals || !p->q8)
+    if (!p->vector || !p->turned || !p->scores || !p->ordinals || !p->q8)
         abort();
 }
 
 static void probe_fini(struct probe *p)
 {
     free(p->vector);
+    free(p->turned);
     free(p->scores);
     free(p->ordinals);
     free(p->q8);
@@ -157,10 +159,10 @@ static int ask(const struct check *c, struct probe *p, const struct ap_state *st
     struct ap_row row;
     bool raw;
     struct ap_top top = {.items = p->found, .k = PROBE_K};
-    struct ap_segment_query q = {.vector = p->vector, .effort = PROBE_EFFORT, .scores = p->scores, .ordinals = p->ordinals};
+    struct ap_segment_query q = {.effort = PROBE_EFFORT, .scores = p->scores, .ordinals = p->ordinals};
     if (ap_snapshot_row(c->snapshot, slot, &row, NULL) != 0 || ap_row_vector(c->snapshot, state, s->dim, slot, &row, p->vector, &raw) != AP_VECTOR_OK)
         return -1;
-    ap_q8_query_init(&q.q8, p->vector, s->dim, p->q8);
+    ap_segment_query_init(&q, p->vector, s->dim, p->turned, p->q8);
     if (ap_segment_search(s, &q, &top, NULL) != 0)
         return -1;
     for (size_t i = 0; i < top.count; i++)

@@ -5,19 +5,21 @@
  * and the live bits run straight through memory. Image, each part from a multiple of 64 bytes on, integers little-endian:
  *   starts     u32, lists + 1: first ordinal of each list
  *   centroids  lists rows of 8 bits; their meta
- *   rows       count rows of 8 bits; their meta
+ *   rows       count rows of 8 bits, of turned vectors (rotate.h); their meta
+ *   sketches   count of ap_sketch_words u64; count f32 (sketch.h); nothing under 64 dimensions
  *   offsets    u32, count: slot minus base
  *   order      u32, count: ordinals by rising slot */
 #ifndef ANTIPODE_INDEXER_IVF8_H
 #define ANTIPODE_INDEXER_IVF8_H
 #include "common/ann.h"
-#include "indexer/q8.h"
+#include "indexer/sketch.h"
 
 struct ap_ivf8 {
     uint32_t dim, lists, count;
     uint32_t *starts;
     uint8_t *centroids; struct ap_q8_meta *centroid_meta;
     uint8_t *rows; struct ap_q8_meta *row_meta;
+    uint64_t *bits; float *factors; /* the rows' sketches; NULL: vectors of so few dimensions have none */
     uint32_t *offsets, *order;
 };
 
@@ -27,7 +29,7 @@ void ap_ivf8_map(struct ap_ivf8 *v, void *image, uint32_t dim, uint32_t lists, u
 /* Do starts, offsets and order hold together? Bytes that do not must not be searched. */
 bool ap_ivf8_sound(const struct ap_ivf8 *v);
 
-/* The lists to look into, of so many probes, best scores not first; room for v->lists. Returns how many. */
+/* The lists to look into, of so many probes, the few best first and the others in no order; room for v->lists. Returns how many. */
 uint32_t ap_ivf8_probe(const struct ap_ivf8 *v, const struct ap_q8_query *q, enum ap_distance distance, uint32_t probes, float *scores, uint32_t *lists);
 
 /* Lists and probes that serve so many rows (measured with bench/index.c). */

@@ -13,6 +13,7 @@
 #include "common/parallel.h"
 #include "indexer/cluster.h"
 #include "indexer/index_impl.h"
+#include "indexer/rotate.h"
 
 #define BLOCK 512
 #define SAMPLE_BYTES (32u << 20)
@@ -145,6 +146,7 @@ static int load_block(const struct merging *m, struct reader *r, size_t from, si
         if (here && r->batch->usable[j]) {
             r->rows[i] = r->block + i * stride;
             r->metas[i] = &r->block_meta[i];
+            ap_rotate(r->batch->vectors + j * m->params->dim, m->params->dim);
             ap_q8_encode(r->batch->vectors + j * m->params->dim, m->params->dim, r->block + i * stride, &r->block_meta[i]);
         }
         j += here;
@@ -309,7 +311,7 @@ static int fill_block(void *arg, size_t block, int thread, struct ap_err *err)
     struct pass *p = arg;
     struct reader *r = &p->m->readers[thread];
     struct ap_ivf8 *v = p->out;
-    size_t n = rows_of(p->m, block), stride = ap_q8_stride(v->dim);
+    size_t n = rows_of(p->m, block), stride = ap_q8_stride(v->dim), words = ap_sketch_words(v->dim);
     int rc = load_block(p->m, r, block * BLOCK, n, 1, err);
     for (size_t j = 0; rc == 0 && j < n; j++) {
         uint32_t ordinal = p->of[block * BLOCK + j];
@@ -321,6 +323,8 @@ static int fill_block(void *arg, size_t block, int thread, struct ap_err *err)
         } else {
             memset(v->rows + ordinal * stride, 128, stride);
         }
+        if (words > 0)
+            ap_sketch_of(v->rows + ordinal * stride, &v->row_meta[ordinal], v->dim, v->bits + ordinal * words, &v->factors[ordinal]);
     }
     return rc;
 }

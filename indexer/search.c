@@ -21,6 +21,7 @@ static void scratch_free(void *arg)
 {
     struct scratch *s = arg;
     free(s->query);
+    free(s->turned);
     free(s->q8);
     free(s->heap);
     free(s->scores);
@@ -60,6 +61,7 @@ struct scratch *ap_search_scratch(uint32_t dim, enum ap_distance distance, size_
     if (s->dim < dim) {
         s->dim = dim;
         s->query = fresh(s->query, dim * sizeof *s->query);
+        s->turned = fresh(s->turned, dim * sizeof *s->turned);
         s->q8 = fresh(s->q8, ap_q8_stride(dim));
     }
     if (s->k < k) {
@@ -170,8 +172,8 @@ static int by_slot(const void *a, const void *b)
 
 static int collect(struct search *s, size_t k, struct ap_top *top, struct ap_err *err)
 {
-    struct ap_segment_query sq = {.vector = s->scratch->query, .effort = s->q->effort};
-    ap_q8_query_init(&sq.q8, s->scratch->query, s->params->dim, s->scratch->q8);
+    struct ap_segment_query sq = {.effort = s->q->effort};
+    ap_segment_query_init(&sq, s->scratch->query, s->params->dim, s->scratch->turned, s->scratch->q8);
     int rc = 0;
     for (int i = 0; i < AP_SEARCH_TRIES && rc == 0; i++) {
         size_t room = k;
@@ -221,8 +223,8 @@ static int by_segments(struct search *s, size_t k, struct ap_err *err)
 static int by_filter(struct search *s, size_t k, uint32_t effort, bool *all, struct ap_err *err)
 {
     struct ap_top top;
-    struct ap_segment_query sq = {.vector = s->scratch->query, .effort = effort};
-    ap_q8_query_init(&sq.q8, s->scratch->query, s->params->dim, s->scratch->q8);
+    struct ap_segment_query sq = {.effort = effort};
+    ap_segment_query_init(&sq, s->scratch->query, s->params->dim, s->scratch->turned, s->scratch->q8);
     int rc = ap_search_filtered(s, &sq, k, s->q->exact, &top, all, err);
     if (rc == 0)
         rc = rescore(s, &top, err);

@@ -7,7 +7,7 @@
 #define AP_SEARCH_TRIES 4
 
 struct scratch {
-    float *query; int8_t *q8; size_t dim;
+    float *query, *turned; int8_t *q8; size_t dim;
     struct ap_candidate *heap; float *scores; int64_t *ordinals; size_t k;
     struct ap_hit *hits; size_t hit_room;
     struct ap_vector_batch *batch;

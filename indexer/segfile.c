@@ -1,7 +1,7 @@
 /* Segments as files: `<file id>.seg` under the index path. Written beside, synced, renamed; lists are written and used
  * through a mapping, so that their memory is the page cache's.
  *
- *    0  8   "APSEG" 0 0 1        8 u32 dim      12 u32 distance
+ *    0  8   "APSEG" 0 0 2        8 u32 dim      12 u32 distance
  *   16  u64 store id            24 u64 collection
  *   32  u64 file id             40 u64 base slot
  *   48  u32 rows                52 u32 replaced files (64 at most)
@@ -11,7 +11,7 @@
  *  592  u64 XXH3-64 of the 592 bytes before; then zeros, which are looked at
  * 4096  body: an image (ivf8.h), or rows u32 (slot minus base, rising) and FAISS's bytes
  * Integers are little-endian. A crash between the rename and the removal of the merged files leaves both; the replaced ones
- * are removed when the newer one loads. Live bits are not kept: the first pass over the log sets them. */
+ * are removed when the newer one loads. Format 1 had no sketches; its files go, and their rows are indexed again. Live bits are not kept: the first pass over the log sets them. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

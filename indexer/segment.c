@@ -5,8 +5,10 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "indexer/rotate.h"
 #include "indexer/tier.h"
 
 static size_t round_up(size_t n)
@@ -17,11 +19,12 @@ static size_t round_up(size_t n)
 struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_distance distance, uint32_t cap)
 {
     size_t codes = round_up(cap * ap_q8_stride(dim)), meta = round_up(cap * sizeof(struct ap_q8_meta));
+    size_t words = ap_sketch_words(dim), bits = round_up(cap * words * sizeof(uint64_t)), factors = words ? round_up(cap * sizeof(float)) : 0;
     size_t offsets = round_up(cap * sizeof(uint32_t)), live = round_up(cap / 8 + 1);
     struct ap_segment *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
-    s->map_bytes = codes + meta + offsets + live;
+    s->map_bytes = codes + meta + bits + factors + offsets + live;
     s->map = mmap(NULL, s->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s->map == MAP_FAILED) {
         free(s);
@@ -30,8 +33,10 @@ struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_dis
     uint8_t *p = s->map;
     s->codes = p;
     s->meta = (void *)(p + codes);
-    s->offsets = (void *)(p + codes + meta);
-    s->live = (void *)(p + codes + meta + offsets);
+    s->bits = words ? (void *)(p + codes + meta) : NULL;
+    s->factors = words ? (void *)(p + codes + meta + bits) : NULL;
+    s->offsets = (void *)(p + codes + meta + bits + factors);
+    s->live = (void *)(p + codes + meta + bits + factors + offsets);
     atomic_init(&s->refs, 1);
     s->kind = AP_SEGMENT_HOT;
     s->hot = true;
@@ -80,6 +85,8 @@ struct ap_segment *ap_segment_lists(uint64_t collection, enum ap_distance distan
     s->map = map;
     s->map_bytes = map_bytes;
     s->lists = *lists;
+    s->bits = lists->bits;
+    s->factors = lists->factors;
     s->order = lists->order;
     return s;
 }
@@ -164,14 +171,24 @@ void ap_segment_append(struct ap_segment *s, size_t n, const uint64_t *slots, co
 {
     uint32_t at = atomic_load_explicit(&s->count, memory_order_relaxed);
     assert(s->kind == AP_SEGMENT_HOT && at + n <= s->cap);
+    size_t words = ap_sketch_words(s->dim);
+    float *turned = malloc(s->dim * sizeof *turned);
+    if (!turned)
+        abort();
     if (at == 0 && n > 0)
         s->base = slots[0];
     for (size_t i = 0; i < n; i++) {
         size_t ordinal = at + i;
-        ap_q8_encode(vectors + i * s->dim, s->dim, s->codes + ordinal * ap_q8_stride(s->dim), &s->meta[ordinal]);
+        uint8_t *row = s->codes + ordinal * ap_q8_stride(s->dim);
+        memcpy(turned, vectors + i * s->dim, s->dim * sizeof *turned);
+        ap_rotate(turned, s->dim);
+        ap_q8_encode(turned, s->dim, row, &s->meta[ordinal]);
+        if (words > 0)
+            ap_sketch_of(row, &s->meta[ordinal], s->dim, s->bits + ordinal * words, &s->factors[ordinal]);
         s->offsets[ordinal] = (uint32_t)(slots[i] - s->base);
         ap_segment_mark(s, (uint32_t)ordinal, true);
     }
+    free(turned);
     atomic_store_explicit(&s->count, at + (uint32_t)n, memory_order_release);
 }
 
@@ -180,7 +197,8 @@ size_t ap_segment_bytes(const struct ap_segment *s)
     uint32_t n = atomic_load_explicit(&s->count, memory_order_relaxed);
     if (s->kind == AP_SEGMENT_IVF8)
         return s->map_bytes + n / 8;
-    size_t each = sizeof(uint32_t) + (s->kind == AP_SEGMENT_HOT ? ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) : 0);
+    size_t row = ap_q8_stride(s->dim) + sizeof(struct ap_q8_meta) + ap_sketch_words(s->dim) * sizeof(uint64_t) + (s->bits ? sizeof(float) : 0);
+    size_t each = sizeof(uint32_t) + (s->kind == AP_SEGMENT_HOT ? row : 0);
     return n * each + n / 8 + (s->ann ? ap_ann_bytes(s->ann) : 0) + ap_hot_values_bytes(s->values);
 }
 
@@ -213,30 +231,92 @@ void ap_top_offer(struct ap_top *top, float score, uint64_t slot)
     }
 }
 
-/* Rows from to end of a flat run of 8-bit rows; only_these: those in it (NULL: all). Most rows fall behind by their score,
- * so it is asked for few. */
-static void scan(const struct ap_segment *s, const struct ap_segment_query *q, const uint8_t *codes, const struct ap_q8_meta *meta,
-                 uint32_t from, uint32_t end, const roaring_bitmap_t *only_these, struct ap_top *top)
+void ap_segment_query_init(struct ap_segment_query *q, const float *vector, uint32_t dim, float *turned, int8_t *q8)
 {
-    enum { BLOCK = 128 };
+    q->vector = vector;
+    memcpy(turned, vector, dim * sizeof *turned);
+    ap_rotate(turned, dim);
+    ap_q8_query_init(&q->q8, turned, dim, q8);
+}
+
+/* A scan of one segment. Rows whose sketches pass gather, since each is a walk to memory: to be fetched side by side. */
+enum { BLOCK = 128 };
+struct scan {
+    const struct ap_segment *s;
+    const struct ap_segment_query *q;
+    const roaring_bitmap_t *only_these; /* NULL: all */
+    struct ap_top *top;
+    const uint8_t *rows; const struct ap_q8_meta *meta;
+    bool sketches;
+    uint32_t passed[2 * BLOCK]; size_t count;
+};
+
+static void scan_begin(struct scan *c, const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *only_these, struct ap_top *top)
+{
+    c->s = s;
+    c->q = q;
+    c->only_these = only_these;
+    c->top = top;
+    c->rows = s->hot ? s->codes : s->lists.rows;
+    c->meta = s->hot ? s->meta : s->lists.row_meta;
+    c->sketches = s->bits && ap_sketch_pays();
+    c->count = 0;
+}
+
+static void scan_end(struct scan *c)
+{
+    ap_segment_score(c->s, c->q, c->passed, c->count, c->top);
+    c->count = 0;
+}
+
+static bool counts(const struct scan *c, uint32_t ordinal)
+{
+    return ap_segment_live(c->s, ordinal) && (!c->only_these || roaring_bitmap_contains(c->only_these, ordinal));
+}
+
+static void scan_rows(struct scan *c, uint32_t from, uint32_t n)
+{
     float scores[BLOCK];
-    size_t stride = ap_q8_stride(s->dim);
+    ap_q8_scores(&c->q->q8, c->s->distance, c->rows + from * ap_q8_stride(c->s->dim), c->meta + from, c->s->dim, n, scores);
+    for (uint32_t j = 0; j < n; j++)
+        if ((c->top->count < c->top->k || scores[j] > c->top->items[0].score) && counts(c, from + j))
+            ap_top_offer(c->top, scores[j], ap_segment_slot(c->s, from + j));
+}
+
+static void scan_sketches(struct scan *c, uint32_t from, uint32_t n)
+{
+    uint32_t passed[BLOCK];
+    const struct ap_segment *s = c->s;
+    size_t found = ap_sketch_pass(&c->q->q8, s->distance, s->bits + from * ap_sketch_words(s->dim), s->factors + from, c->meta + from, s->dim, n,
+                                  c->top->items[0].score, from, passed);
+    for (size_t j = 0; j < found; j++)
+        if (counts(c, passed[j]))
+            c->passed[c->count++] = passed[j];
+    if (c->count >= BLOCK)
+        scan_end(c);
+}
+
+/* Rows from to end. Most fall behind, by their sketch or their score, so whether they count is asked for few. */
+static void scan(struct scan *c, uint32_t from, uint32_t end)
+{
     for (uint32_t i = from; i < end; i += BLOCK) {
-        uint32_t run = end - i < BLOCK ? end - i : BLOCK;
-        ap_q8_scores(&q->q8, s->distance, codes + i * stride, meta + i, s->dim, run, scores);
-        for (uint32_t j = 0; j < run; j++)
-            if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, i + j) &&
-                (!only_these || roaring_bitmap_contains(only_these, i + j)))
-                ap_top_offer(top, scores[j], ap_segment_slot(s, i + j));
+        uint32_t n = end - i < BLOCK ? end - i : BLOCK;
+        if (c->sketches && c->top->count == c->top->k && c->top->k > 0)
+            scan_sketches(c, i, n);
+        else
+            scan_rows(c, i, n);
     }
 }
 
 static void search_hot(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
 {
+    struct scan c;
     uint32_t from = 0, n;
+    scan_begin(&c, s, q, NULL, top);
     /* Once more for what replaced a row that was dead in this pass. */
     while ((n = atomic_load_explicit(&s->count, memory_order_acquire)) > from) {
-        scan(s, q, s->codes, s->meta, from, n, NULL, top);
+        scan(&c, from, n);
+        scan_end(&c);
         from = n;
     }
 }
@@ -252,8 +332,11 @@ static void search_lists(const struct ap_segment *s, const struct ap_segment_que
     uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
     if (s->cold)
         ap_tier_ask(s, lists, n);
+    struct scan c;
+    scan_begin(&c, s, q, NULL, top);
     for (uint32_t i = 0; i < n; i++)
-        scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], NULL, top);
+        scan(&c, v->starts[lists[i]], v->starts[lists[i] + 1]);
+    scan_end(&c);
 }
 
 static int search_faiss(const struct ap_segment *s, const struct ap_segment_query *q, uint32_t live, struct ap_top *top, struct ap_err *err)
@@ -298,7 +381,6 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
 
 void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top)
 {
-    enum { BLOCK = 128 };
     float scores[BLOCK];
     bool hot = s->kind == AP_SEGMENT_HOT;
     for (size_t i = 0; i < n; i += BLOCK) {
@@ -353,11 +435,14 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     bool dense = (double)matches > DENSE * v->count;
     if (s->cold)
         ap_tier_ask(s, lists, n);
+    struct scan c;
+    scan_begin(&c, s, q, rows, top);
     for (uint32_t i = 0; i < n; i++)
         if (dense)
-            scan(s, q, v->rows, v->row_meta, v->starts[lists[i]], v->starts[lists[i] + 1], rows, top);
+            scan(&c, v->starts[lists[i]], v->starts[lists[i] + 1]);
         else if (v->starts[lists[i]] < v->starts[lists[i] + 1] && roaring_move_uint32_iterator_equalorlarger(&it, v->starts[lists[i]]))
             score_between(s, q, &it, v->starts[lists[i] + 1], top);
+    scan_end(&c);
 }
 
 /* FAISS takes a bit a row. Its effort rises as the rows grow rarer: HNSW walks over those that do not count as well. */

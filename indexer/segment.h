@@ -35,6 +35,7 @@ struct ap_segment {
 
     uint8_t *codes;            /* hot */
     struct ap_q8_meta *meta;
+    uint64_t *bits; float *factors; /* of the rows, hot or in lists: their sketches; NULL: none */
     struct ap_ivf8 lists;
     struct ap_ann *ann;        /* owned, as offsets are then */
     struct ap_hot_values *values; /* hot: of the fields that were declared when it began; owned; NULL: none */
@@ -84,11 +85,13 @@ struct ap_top { struct ap_candidate *items; size_t count, k; };
 void ap_top_offer(struct ap_top *top, float score, uint64_t slot);
 
 struct ap_segment_query {
-    const float *vector;
+    const float *vector;       /* as it is: for FAISS's structures */
     struct ap_q8_query q8;
     uint32_t effort;
     float *scores; int64_t *ordinals; /* room of each: k, and at least ap_segment_room of the segment */
 };
+/* Sets the vector and its 8 bits; both and q8, ap_q8_stride(dim) bytes, are borrowed for the query's life. turned: room for dim floats. */
+void ap_segment_query_init(struct ap_segment_query *q, const float *vector, uint32_t dim, float *turned, int8_t *q8);
 /* Offer those of n rows (HOT or IVF8) that are live. */
 void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top);
 /* Room that searching the segment takes whatever k is. */

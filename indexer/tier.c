@@ -93,5 +93,9 @@ void ap_tier_ask(const struct ap_segment *s, const uint32_t *lists, uint32_t n)
         uint32_t first = v->starts[lists[i]], count = v->starts[lists[i] + 1] - first;
         ask(v->rows + first * stride, count * stride);
         ask(v->row_meta + first, count * sizeof *v->row_meta);
+        if (v->bits) {
+            ask(v->bits + first * ap_sketch_words(s->dim), count * ap_sketch_words(s->dim) * sizeof *v->bits);
+            ask(v->factors + first, count * sizeof *v->factors);
+        }
     }
 }

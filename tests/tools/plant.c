@@ -154,11 +154,15 @@ static void swap_bytes(void *a, void *b, size_t n)
 /* The first row gets the last one's vector, and so on. */
 static void turn_around(struct ap_ivf8 *v)
 {
-    size_t stride = ap_q8_stride(v->dim);
+    size_t stride = ap_q8_stride(v->dim), sketch = ap_sketch_words(v->dim);
     for (uint32_t i = 0; i < v->count / 2; i++) {
         uint32_t j = v->count - 1 - i;
         swap_bytes(v->rows + i * stride, v->rows + j * stride, stride);
         swap_bytes(&v->row_meta[i], &v->row_meta[j], sizeof *v->row_meta);
+        if (sketch > 0) {
+            swap_bytes(v->bits + i * sketch, v->bits + j * sketch, sketch * sizeof *v->bits);
+            swap_bytes(&v->factors[i], &v->factors[j], sizeof *v->factors);
+        }
     }
 }
 
