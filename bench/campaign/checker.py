@@ -2,13 +2,15 @@
 
     python -m bench.campaign.checker HISTORY [--rows FILE] [--keep FILE] [--deadline SECONDS]
 
-Needs nothing but the history and the regions' HTTP API. Prints the verdict as JSON; exit code 0: no violation, 1: some.
+Needs nothing but the history and the regions' HTTP API. Prints the verdict as JSON; exit code 0: no violation, 1: some,
+2: it could not be judged.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import traceback
 
 from . import history, rows as rows_
 from .judge import judge
@@ -36,7 +38,11 @@ def main() -> int:
     parser.add_argument("--keep", help="write the regions' rows here")
     parser.add_argument("--deadline", type=float, default=120, help="seconds the regions may take to become equal")
     args = parser.parse_args()
-    verdict = check(args.history, args.rows, args.keep, args.deadline)
+    try:
+        verdict = check(args.history, args.rows, args.keep, args.deadline)
+    except Exception:  # noqa: BLE001 - Python's own exit code for it is 1
+        traceback.print_exc()
+        return 2
     print(json.dumps(verdict, indent=1))
     return 0 if verdict["ok"] else 1
 

@@ -20,7 +20,7 @@ from .history import WRITES, History, vector_of
 
 HOT, WARM, NOTED, OWN = 3, 2000, 8, 200
 OWN_BASE = 1_000_000
-APART = OWN_BASE // 2  # from here on: written in one region and deleted in another while they are apart
+APART = OWN_BASE // 2  # from here on: written in one region and deleted or patched in another while they are apart
 REMEMBERED = 8      # own writes that session reads ask about
 PATIENCE_S = 12     # of a client; the daemons' own deadlines are shorter
 WAIT_S = 3          # deadline of a write that waits and of a read that waits, sent along
@@ -195,13 +195,15 @@ class Client(threading.Thread):
                 self.recent.append((name, ids, given))
         return outcome
 
-    def patch(self, level: str = "local", sets: bool = True, filtered: bool = False) -> None:
+    def patch(self, level: str = "local", sets: bool = True, filtered: bool = False, point: int | None = None, spec: dict | None = None) -> None:
         """One key of one point is set or deleted, by its id or by a filter that finds it."""
-        point, mark = self.noted_id() if self.random.random() < 0.5 else self.any_id(), self.mark() if sets else None
+        if point is None:
+            point = self.noted_id() if self.random.random() < 0.5 else self.any_id()
+        mark = self.mark() if sets else None
         which = {"filter": {"must": [{"has_id": [point]}]}} if filtered else {"points": [point]}
         body = which | ({"payload": {"note": mark}} if sets else {"keys": ["note"]})
         role = "indexer" if filtered else self.random.choice(("producer", "producer", "indexer"))
-        self.send("patch", level, self.collection()["name"], role, "POST", "/payload" if sets else "/payload/delete", body, [point], [mark],
+        self.send("patch", level, (spec or self.collection())["name"], role, "POST", "/payload" if sets else "/payload/delete", body, [point], [mark],
                   **({"matched": None} if filtered else {}))
 
     def delete_seen(self, level: str = "local") -> None:

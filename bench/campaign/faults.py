@@ -213,7 +213,7 @@ def part_one_way(ground: Ground) -> dict:
 
 
 def part_all(ground: Ground) -> dict:
-    """Both ways, everybody from everybody. Meanwhile one region deletes what another has written."""
+    """Both ways, everybody from everybody. Meanwhile one region deletes and patches what another has written."""
     delay = ground.world.delay
 
     def part():

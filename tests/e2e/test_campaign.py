@@ -70,7 +70,7 @@ def test_a_full_disk_stops_the_consumer_and_costs_nothing(mounts, monkeypatch):
 # protection -> (what is then found at least, by which faults)
 PLANTED = {
     "no_version_check": ({"lost", "resurrected", "unequal"}, ("partition all ways", "narrow link")),
-    "no_key_versions": ({"key", "session", "visible", "strong"}, ("partition all ways", "narrow link")),
+    "no_key_versions": ({"key"}, ("partition all ways",)),
     "no_tombstones": ({"resurrected"}, ("partition all ways", "stalled link")),
     "no_positions": ({"session"}, ("records out of order",)),
     "no_offset_in_transaction": ({"lost", "unequal", "hole"}, ("consumer dies between commits",)),
@@ -78,6 +78,7 @@ PLANTED = {
     "no_barrier": ({"strong", "bounded"}, ("narrow link", "partition all ways")),
     "collect_early": ({"resurrected"}, ("partition all ways",)),
 }
+SETTLE_S = {"no_token_wait": 120}  # the probes' reads do not wait either, so what piled up at the links comes only in the end
 OPTIONS = {"collect_early": {"tombstones.check_ms": 100}}  # how often tombstones are looked at; a campaign lasts a minute
 
 
@@ -87,7 +88,7 @@ OPTIONS = {"collect_early": {"tombstones.check_ms": 100}}  # how often tombstone
 def test_a_protection_that_is_switched_off_is_noticed(protection):
     found, kinds = PLANTED[protection]
     assert set(kinds) <= {f.name for f in faults.FAULTS}
-    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=40, settle_s=10,
+    made, folder = campaign(protection, minutes=1, faults=4, regions=("eu", "us"), only=kinds, unsafe=protection, recover_s=40, settle_s=SETTLE_S.get(protection, 10),
                             consumer=OPTIONS.get(protection, {}))
     assert not made["verdict"]["ok"]
     assert found & set(made["verdict"]["violations"]), f"{folder}: {made['verdict']['violations']}"

@@ -465,6 +465,13 @@ def test_the_program_reads_files_and_its_exit_code_tells(tmp_path, capsys, monke
         verdict = json.loads(capsys.readouterr().out)
         assert verdict["ok"] == (code == 0)
     assert verdict["violations"] == {"resurrected": 2} and "point 2: holds #" in verdict["examples"][0]["text"]
+    away = "http://127.0.0.1:1"
+    s.lines[0]["regions"] = {r: {"indexer": away, "consumer": away} for r in STREAMS}
+    path.write_text("".join(json.dumps(line) + "\n" for line in s.lines))
+    monkeypatch.setattr(sys, "argv", ["checker", str(path), "--deadline", "0"])
+    assert checker.main() == 2, "regions that do not answer are no verdict"
+    out, err = capsys.readouterr()
+    assert not out and "ConnectionRefusedError" in err
 
 
 def test_vectors_come_back_as_float32():
