@@ -23,6 +23,7 @@ from harness.kafka import create_topics
 from harness.region import World, wipe
 from harness.wait import wait_until
 from peers import run as peers, table
+import footprint
 import scale
 import streaming
 
@@ -216,6 +217,7 @@ def stream_data(folder: Path, args, size: Size) -> dict[str, dict[str, Path]]:
 
 
 IN_ONE_PLACE = {"peers", "latency", "bulk", "query", "streaming"}
+LARGE = {**scale.PARTS, "footprint": footprint.footprint}
 PARTS = ("peers", "latency", "bulk", "query", "streaming", "memory", "wan")
 SHOULD = {
     "peers": "throughput_of_faiss_at_0.99 >= 0.8, the cost of a null handler taken off; 20 times Weaviate's load rate",
@@ -243,7 +245,7 @@ class Report:
         figures = measure()
         took = round(time.monotonic() - start + figures.pop("took_before_s", 0), 1)
         say(f"  {figures}\n  {took} s")
-        self.out[name] = {**figures, "should": (SHOULD | scale.SHOULD)[name], "took_s": took}
+        self.out[name] = {**figures, "should": (SHOULD | scale.SHOULD | footprint.SHOULD)[name], "took_s": took}
 
     def finish(self) -> None:
         print(json.dumps({**self.out, "took_s": round(time.monotonic() - self.started, 1)}, indent=2))
@@ -260,7 +262,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="all of it in about two minutes; the result says what was shortened")
     parser.add_argument("--data", help="a 2-D .npy file with 384 columns")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"which parts, by name, separated by commas; default all but those at a million rows: {', '.join(scale.PARTS)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"which parts, by name, separated by commas; default all but those at a million rows: {', '.join(LARGE)}")
+    parser.add_argument("--rows", type=int, help="of those at a million rows, instead of their own number")
     parser.add_argument("--peers", default=",".join(peers.default()), help="beside which engines, by name; default %(default)s. weaviate is among them once it is built (./dev deps weaviate)")
     parser.add_argument("--runbook", help="streaming: a runbook in big-ann-benchmarks' format instead of one made here")
     parser.add_argument("--dataset", help="streaming: which of the runbook's datasets; default generated and embeddings, each its own")
@@ -275,7 +278,7 @@ def main() -> None:
         print(table.of_file(args.table))
         return
     size = QUICK if args.quick else FULL
-    report = Report(names(args.only, PARTS + tuple(scale.PARTS), "--only"), quick=args.quick)
+    report = Report(names(args.only, PARTS + tuple(LARGE), "--only"), quick=args.quick)
     engines = names(args.peers, tuple(peers.NAMES), "--peers")
     folder = paths.STATE / "bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,7 +296,7 @@ def main() -> None:
         others.measure()
     with contextlib.ExitStack() as stack:
         world = None
-        if size.one_world or report.wanted & {"memory", "wan"}:
+        if report.wanted & ({"memory", "wan"} | (IN_ONE_PLACE if size.one_world else set())):
             say("starting two regions with a delay line between them")
             wipe(folder / "wan")
             world = stack.enter_context(World.for_tests(folder / "wan", ["eu", "us"], delayed=True, jit=size.jit).start())
@@ -314,8 +317,9 @@ def main() -> None:
             report.part("streaming", "runbooks of inserts, deletes and searches", lambda: streaming.run(eu, us, folder, plans, size.count // 2))
         if size.one_world:
             report.part("wan", "idle regions, 40 ms between them, and a partition", lambda: wan(world, data, size))
-    for name, part in scale.PARTS.items():
-        report.part(name, part.__doc__, lambda: part(folder, args.quick))
+    for name, part in LARGE.items():
+        rows = args.rows or scale.ROWS.get(name, 1_000_000) // (10 if args.quick else 1)
+        report.part(name, part.__doc__, lambda: part(folder, rows))
     if "peers" in report.out:
         say(table.markdown(report.out["peers"]))
     report.finish()
