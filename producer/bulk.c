@@ -5,6 +5,7 @@
  * or when the collection goes away meanwhile. */
 #include "producer/bulk.h"
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include "common/ndjson.h"
@@ -15,6 +16,7 @@
 #define PART_BYTES ((size_t)8 << 20) /* of one batch's vectors, or of its text */
 #define ACKS_MAX 64
 #define ENCODERS_MAX 16
+#define TRIM_ROWS 100000
 
 struct line { uint64_t number; size_t at, len; };
 
@@ -350,6 +352,13 @@ const struct ap_bulk_result *ap_bulk_result(const struct ap_bulk *b)
     return &b->result;
 }
 
+/* After a long stream, give back what its records took on their way: the allocator would keep it for the next one. */
+static void trim_memory(const struct ap_bulk *b)
+{
+    if (b->result.rows > TRIM_ROWS)
+        malloc_trim(0);
+}
+
 void ap_bulk_free(struct ap_bulk **bulk)
 {
     struct ap_bulk *b = *bulk;
@@ -370,6 +379,7 @@ void ap_bulk_free(struct ap_bulk **bulk)
     ap_npy_free(&b->npy);
     ap_ndjson_free(&b->ndjson);
     ap_token_fini(&b->result.token);
+    trim_memory(b);
     free(b->records);
     free(b->collection);
     free(b);
