@@ -264,6 +264,8 @@ int ap_store_open(struct ap_store **out, const struct ap_store_options *options,
         return ap_err_set(err, AP_ENOMEM, AP_FATAL, "store %s: no memory", options->path);
     }
     s->map_bytes = options->map_bytes;
+    s->mapped_bytes = options->mapped_bytes;
+    s->statm_fd = options->mapped_bytes ? open("/proc/self/statm", O_RDONLY | O_CLOEXEC) : -1;
     s->read_only = options->read_only;
     s->unsynced = options->unsynced && !options->read_only;
     s->sync_ms = options->unsynced ? 0 : options->sync_ms;
@@ -304,6 +306,8 @@ void ap_store_close(struct ap_store **store)
     if (s->dir_fd >= 0)
         close(s->dir_fd);
     ap_sync_fini(s);
+    if (s->statm_fd >= 0)
+        close(s->statm_fd);
     pthread_mutex_destroy(&s->pool_lock);
     free(s->path);
     free(s);

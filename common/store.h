@@ -27,6 +27,7 @@ struct ap_snapshot;  /* a read transaction: one thread at a time */
 struct ap_store_options {
     const char *path;          /* directory, made when missing (writer) */
     size_t map_bytes;          /* upper bound of the file's size */
+    size_t mapped_bytes;       /* of it, what this process keeps mapped of what it has read, about; 0: no bound (ap_store_unmap) */
     const char *region;        /* checked against what the store was made for */
     int32_t worker, workers;   /* likewise */
     bool read_only;            /* readers; AP_ENOTREADY while the writer has not created it yet */

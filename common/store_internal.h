@@ -4,6 +4,7 @@
  * store_snapshot.c reading
  * store_writer.c   batches
  * store_sync.c     when what was committed is on the disk
+ * store_mapped.c   what of the file stays mapped
  * store_clean.c    the cleaner
  * store_collect.c  collecting tombstones
  * store_held.c     events that wait for their time
@@ -28,6 +29,7 @@
 #define ANTIPODE_COMMON_STORE_INTERNAL_H
 #include <lmdb.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include "common/clock.h"
 #include "common/store.h"
 #include "common/store_sync.h"
@@ -39,7 +41,9 @@ struct ap_store_state { uint64_t next_slot, first_slot, rows, control_version; }
 
 struct ap_store {
     char *path;
-    size_t map_bytes;
+    size_t map_bytes, mapped_bytes;
+    int statm_fd;                /* of this process; -1: nothing is bounded */
+    _Atomic size_t mapped_base;  /* pages of files that were mapped when the store's had just been given back */
     bool read_only, unsynced;
     int64_t sync_ms;
     const char *boot;            /* NULL: the machine's */
@@ -62,6 +66,9 @@ struct ap_snapshot {
 /* Say what an LMDB or system error means, and what to do. */
 int ap_store_fail(const struct ap_store *s, int rc, const char *what, struct ap_err *err);
 void ap_store_poke(const struct ap_store *s, int fd); /* one datagram to wake.sock; fd: a datagram socket */
+/* Where mapped_bytes bounds it: when more of files has been mapped since the last time, the store's pages are given back. Any
+ * thread, whatever others read meanwhile: a page that is touched again is mapped again, from the kernel's cache. */
+void ap_store_unmap(struct ap_store *s);
 int ap_store_read_state(const struct ap_store *s, MDB_txn *txn, struct ap_store_state *out, struct ap_err *err);
 
 static inline MDB_val ap_val(const void *data, size_t len)

@@ -45,6 +45,7 @@ void ap_snapshot_end(struct ap_snapshot **snapshot)
     s->next = s->store->pool;
     s->store->pool = s;
     pthread_mutex_unlock(&s->store->pool_lock);
+    ap_store_unmap(s->store);
 }
 
 uint64_t ap_snapshot_next_slot(const struct ap_snapshot *s)

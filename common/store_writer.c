@@ -579,6 +579,7 @@ int ap_writer_commit(struct ap_writer *w, struct ap_err *err)
     if (w->dirty)
         ap_store_poke(w->store, w->wake_fd);
     w->dirty = false;
+    ap_store_unmap(w->store);
     w->committed_next = w->state.next_slot;
     if (ap_mono_ms() - w->readers_checked_ms >= READERS_CHECK_MS)
         check_readers(w);

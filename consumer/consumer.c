@@ -39,7 +39,7 @@ static void init_metrics(struct ap_consumer *c, struct ap_metrics *m)
 static int open_store(struct ap_consumer *c, struct ap_err *err)
 {
     const struct ap_consumer_settings *s = c->settings;
-    struct ap_store_options options = {.path = s->store_path, .map_bytes = (size_t)s->store_map_bytes, .region = s->region,
+    struct ap_store_options options = {.path = s->store_path, .map_bytes = (size_t)s->store_map_bytes, .mapped_bytes = (size_t)s->store_mapped_bytes, .region = s->region,
                                        .worker = (int32_t)s->worker, .workers = (int32_t)s->workers,
                                        .sync_ms = s->store_sync_ms, .unsynced = s->rebuild}; /* it is synced as a whole before it serves (ctl/rebuild.h) */
     size_t refused = 0;

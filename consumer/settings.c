@@ -13,6 +13,7 @@ const struct ap_option ap_consumer_options[] = {
     {"store.path", AP_OPT_STRING, FIELD(store_path), NULL, 0, 0, true, "folder of the store, made when missing"},
     {"store.map_bytes", AP_OPT_INT, FIELD(store_map_bytes), "68719476736", 1 << 20, 1e15, false, "upper bound of the store's file, in bytes; sparse until used"},
     {"store.sync_ms", AP_OPT_INT, FIELD(store_sync_ms), "200", 0, 10000, false, "how much of the newest a crash of the machine may take back, to be read from Kafka again; 0: every batch waits for the disk"},
+    {"store.mapped_bytes", AP_OPT_INT, FIELD(store_mapped_bytes), "0", 0, 1e15, false, "pages of the store's file that this process keeps mapped, about, in bytes; beyond, they are left to the kernel's cache. 0: no bound"},
     {"worker", AP_OPT_INT, FIELD(worker), "0", 0, 1023, false, "number of this worker: it has the partitions p with p mod workers = worker"},
     {"workers", AP_OPT_INT, FIELD(workers), "1", 1, 1024, false, "workers of this region, each with a store of its own"},
     {"http.listen", AP_OPT_STRING, FIELD(http_listen), "127.0.0.1:8301", 0, 0, false, "address of health and metrics"},

@@ -15,7 +15,7 @@ struct ap_consumer_settings {
     /* As loaded; see ap_consumer_options for the meaning. */
     char *region, *regions, *topics;
     char *store_path;
-    int64_t store_map_bytes, store_sync_ms;
+    int64_t store_map_bytes, store_mapped_bytes, store_sync_ms;
     int64_t worker, workers;
     char *http_listen;
     int64_t batch_rows, batch_bytes;

@@ -440,6 +440,69 @@ START_TEST(the_path_may_be_long)
 }
 END_TEST
 
+/* Of the store's file, by /proc/self/smaps. */
+static size_t mapped_of_file(void)
+{
+    char line[512];
+    size_t kb, sum = 0;
+    bool ours = false;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    ck_assert_ptr_nonnull(f);
+    while (fgets(line, sizeof line, f)) {
+        if (strstr(line, "/data.mdb"))
+            ours = true;
+        else if (ours && sscanf(line, "Rss: %zu kB", &kb) == 1) {
+            sum += kb * 1024;
+            ours = false;
+        }
+    }
+    fclose(f);
+    return sum;
+}
+
+static int count_row(void *arg, uint64_t slot, const struct ap_row *row)
+{
+    (void)slot;
+    *(size_t *)arg += row->payload_len > 0 && row->payload[row->payload_len - 1] == '}';
+    return 0;
+}
+
+/* Writing and reading take no more than what is allowed, about, and what is read after that is right. */
+START_TEST(what_stays_mapped_is_bounded)
+{
+    enum { ROWS = 4000, BOUND = 1 << 20 };
+    char payload[2000];
+    struct ap_store_options o = st_options(false);
+    memset(payload, 'x', sizeof payload);
+    memcpy(payload, "{\"a\":\"", 6);
+    memcpy(payload + sizeof payload - 3, "\"}", 3);
+    size_t most[2];
+    for (int bounded = 0; bounded < 2; bounded++) {
+        st_close();
+        o.mapped_bytes = bounded ? BOUND : 0;
+        OK(ap_store_open(&st_store, &o, &st_err));
+        OK(ap_writer_open(&st_writer, st_store, NULL, NULL, &st_err));
+        for (uint64_t i = 0; i < ROWS; i += 100) {
+            st_begin();
+            for (uint64_t j = i; j < i + 100; j++)
+                st_apply(COLLECTION, j, st_mutation(AP_OP_UPSERT, ++st_hlc, "x", payload));
+            st_commit();
+        }
+        for (int round = 0; round < 3; round++) {
+            size_t rows = 0;
+            struct ap_snapshot *s = st_snapshot();
+            OK(ap_snapshot_scan(s, 0, count_row, &rows, &st_err));
+            ck_assert_uint_ge(rows, ROWS);
+            ap_snapshot_end(&s);
+        }
+        most[bounded] = mapped_of_file();
+    }
+    ck_assert_uint_gt(most[0], (size_t)8 << 20);
+    ck_assert_msg(most[1] <= 2 * BOUND, "%zu bytes are mapped", most[1]);
+    st_check_all();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("store");
@@ -463,6 +526,7 @@ int main(void)
     tcase_add_test(t, seen_is_kept_and_checked);
     tcase_add_test(t, a_commit_wakes_the_indexer);
     tcase_add_test(t, the_path_may_be_long);
+    tcase_add_test(t, what_stays_mapped_is_bounded);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
