@@ -1,16 +1,16 @@
 /* The index in process: recall@10 and latency over real embeddings, as it seals and merges, and what it weighs.
  *
- *   bench_index FILE.npy [--codec FACTORY] [--raw] [--rows N] [--queries N] [--hot-rows N] [--sealed FACTORY] [--batch N]
+ *   bench_index FILE.npy [--codec FACTORY] [--raw] [--rows N] [--queries N] [--hot-rows N] [--sealed FACTORY] [--small] [--candidates N] [--batch N]
  *
  * The last rows of the file are the queries and are not loaded. Without --raw all is as abroad: answers are rescored with
- * decoded codes. Prints one JSON object. */
+ * decoded codes. --small: sealed segments of one bit a dimension. Prints one JSON object. */
 #include <getopt.h>
 #include <unistd.h>
 #include "bench.h"
 #include "../tests/unit/index_rig.c" /* the same rig as the tests', which are not a library for others */
 #include "common/log.h"
 
-struct bench_options { const char *codec, *sealed; size_t rows, queries, batch, hot_rows; bool raw; };
+struct bench_options { const char *codec, *sealed; size_t rows, queries, batch, hot_rows, candidates; bool raw, small; };
 
 static struct ix_rig rig;
 static uint64_t *truth;
@@ -52,6 +52,7 @@ static json_t *measure(const struct bench_matrix *m, size_t first, const struct 
         struct ap_search q = *how;
         q.vector = m->data + (first + i) * m->dim;
         q.limit = K;
+        q.candidates = (uint32_t)o->candidates;
         int64_t start = ap_mono_ns();
         size_t n = ix_search(&rig, &q, ids, scores);
         latency[i] = micro(start);
@@ -59,7 +60,6 @@ static json_t *measure(const struct bench_matrix *m, size_t first, const struct 
             for (size_t b = 0; b < n; b++)
                 found += truth[i * K + a] == ids[b];
     }
-    (void)o;
     cpu = (cpu_micro() - cpu) / (double)queries;
     json_t *out = json_pack("{s:f,s:f,s:f,s:f}", "recall_at_10", (double)found / (double)(queries * K), "p50_us",
                             bench_percentile(latency, queries, 0.5), "p99_us", bench_percentile(latency, queries, 0.99), "cpu_us", cpu);
@@ -112,7 +112,7 @@ static void find_truth(const struct bench_matrix *m, size_t first, size_t querie
 int main(int argc, char **argv)
 {
     static const struct option names[] = {{"codec", 1, 0, 'c'}, {"sealed", 1, 0, 's'}, {"rows", 1, 0, 'n'}, {"queries", 1, 0, 'q'},
-        {"batch", 1, 0, 'b'}, {"hot-rows", 1, 0, 'h'}, {"raw", 0, 0, 'r'}, {0}};
+        {"batch", 1, 0, 'b'}, {"hot-rows", 1, 0, 'h'}, {"candidates", 1, 0, 'k'}, {"raw", 0, 0, 'r'}, {"small", 0, 0, '1'}, {0}};
     struct bench_options o = {.codec = "PQ96", .queries = 500, .batch = 1000};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;)
         switch (c) {
@@ -122,7 +122,9 @@ int main(int argc, char **argv)
         case 'q': o.queries = strtoul(optarg, NULL, 10); break;
         case 'b': o.batch = strtoul(optarg, NULL, 10); break;
         case 'h': o.hot_rows = strtoul(optarg, NULL, 10); break;
+        case 'k': o.candidates = strtoul(optarg, NULL, 10); break;
         case 'r': o.raw = true; break;
+        case '1': o.small = true; break;
         default: return 2;
         }
     if (optind + 1 != argc)
@@ -142,6 +144,7 @@ int main(int argc, char **argv)
     ix_open(&rig, (uint32_t)m.dim, AP_COSINE, o.rows);
     rig.raw = o.raw;
     rig.options.sealed_factory = o.sealed;
+    rig.options.small = o.small ? "*" : NULL;
     rig.options.hot_rows = (uint32_t)o.hot_rows;
     ix_define(&rig, false);
     use_codec(&o, &m, out);

@@ -319,7 +319,7 @@ static void do_job(struct ap_index *index, struct job *job)
             failed(index, job, "indexing payload fields", &err);
     }
     if (built)
-        ap_tier_set(built, ap_tier_is_cold(index->options.cold, c->definition->c.params.name), index->dir_fd);
+        ap_tier_set(built, ap_tier_is_named(index->options.cold, c->definition->c.params.name), index->dir_fd);
     if (rc == 0 && !job->fields) {
         uint32_t rows = built ? built->cap : 0;
         swap(index, job, built);

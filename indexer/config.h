@@ -10,11 +10,11 @@
 struct ap_indexer_config {
     char *region_text, *regions_text;
     char *store_path;
-    int64_t store_map_bytes, worker, workers;
+    int64_t store_map_bytes, store_mapped_bytes, worker, workers;
     char *index_path;
     int64_t hot_rows, merge_fan, build_threads, unsealed_bytes;
     char *sealed_factory; /* NULL: chosen by size */
-    char *cold;           /* collections, or "*" */
+    char *cold, *small;           /* collections, or "*" */
     bool rebuild;
     char *listen;
     int64_t max_connections, idle_timeout_s, max_body_bytes, max_limit, max_offset, max_batch, max_dim;

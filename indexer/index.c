@@ -162,6 +162,7 @@ int ap_index_open(struct ap_index **out, struct ap_store *store, const struct ap
     index->options.unsealed_bytes = options->unsealed_bytes ? options->unsealed_bytes : 64 << 20;
     index->options.hold = options->hold ? strdup(options->hold) : NULL;
     index->options.cold = options->cold ? strdup(options->cold) : NULL;
+    index->options.small = options->small ? strdup(options->small) : NULL;
     index->options.sealed_factory = options->sealed_factory ? strdup(options->sealed_factory) : NULL;
     index->schemas = schemas;
     index->dir_fd = index->lock_fd = -1;
@@ -254,6 +255,7 @@ void ap_index_close(struct ap_index **out)
     pthread_cond_destroy(&index->built);
     free((char *)(uintptr_t)index->options.sealed_factory);
     free((char *)(uintptr_t)index->options.cold);
+    free((char *)(uintptr_t)index->options.small);
     free((char *)(uintptr_t)index->options.hold);
     free(index->path);
     free(index);

@@ -27,6 +27,7 @@ struct ap_index_options {
     uint64_t unsealed_bytes;     /* full hot segments that wait to be sealed, at most; then reading waits. Default 64 MiB */
     const char *hold;            /* while this file is there, full hot segments gather as while the log is read; NULL: never */
     bool warm_up;                /* search a little before it has caught up, so that the first query is as fast as others */
+    const char *small;           /* collections whose sealed segments hold one bit a component (q1.h) instead of eight; NULL: none */
     const char *cold;            /* collections whose sealed segments stay on the disk (tier.h); NULL: none */
     const char *sealed_factory;  /* NULL: chosen by size (index.c says how) */
 };

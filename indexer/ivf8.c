@@ -10,24 +10,28 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "images are used where
 
 static size_t part(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
-void ap_ivf8_map(struct ap_ivf8 *v, void *image, uint32_t dim, uint32_t lists, uint32_t count)
+void ap_ivf8_map(struct ap_ivf8 *v, void *image, uint32_t dim, uint32_t lists, uint32_t count, bool small)
 {
     size_t stride = ap_q8_stride(dim), words = ap_sketch_words(dim);
     uint8_t *p = image;
-    *v = (struct ap_ivf8){.dim = dim, .lists = lists, .count = count};
+    *v = (struct ap_ivf8){.dim = dim, .lists = lists, .count = count, .small = small};
     v->starts = (void *)p;
     p += part(((size_t)lists + 1) * 4);
     v->centroids = p;
     p += part(lists * stride);
     v->centroid_meta = (void *)p;
     p += part(lists * sizeof(struct ap_q8_meta));
-    v->rows = p;
-    p += part(count * stride);
+    if (!small) {
+        v->rows = p;
+        p += part(count * stride);
+    }
     v->row_meta = (void *)p;
     p += part(count * sizeof(struct ap_q8_meta));
     if (words > 0) {
         v->bits = (void *)p;
         p += part(count * words * 8);
+    }
+    if (words > 0 && !small) {
         v->factors = (void *)p;
         p += part((size_t)count * 4);
     }
@@ -36,11 +40,12 @@ void ap_ivf8_map(struct ap_ivf8 *v, void *image, uint32_t dim, uint32_t lists, u
     v->order = (void *)p;
 }
 
-size_t ap_ivf8_bytes(uint32_t dim, uint32_t lists, uint32_t count)
+size_t ap_ivf8_bytes(uint32_t dim, uint32_t lists, uint32_t count, bool small)
 {
-    size_t stride = ap_q8_stride(dim), words = ap_sketch_words(dim), sketches = words ? part(count * words * 8) + part((size_t)count * 4) : 0;
-    return part(((size_t)lists + 1) * 4) + part(lists * stride) + part(lists * sizeof(struct ap_q8_meta)) + part(count * stride) +
-           part(count * sizeof(struct ap_q8_meta)) + sketches + 2 * part((size_t)count * 4);
+    size_t stride = ap_q8_stride(dim), words = ap_sketch_words(dim);
+    size_t rows = part(count * words * 8) + (small ? 0 : part(count * stride) + (words ? part((size_t)count * 4) : 0));
+    return part(((size_t)lists + 1) * 4) + part(lists * stride) + part(lists * sizeof(struct ap_q8_meta)) + rows +
+           part(count * sizeof(struct ap_q8_meta)) + 2 * part((size_t)count * 4);
 }
 
 bool ap_ivf8_sound(const struct ap_ivf8 *v)
@@ -112,6 +117,19 @@ uint32_t ap_ivf8_probe(const struct ap_ivf8 *v, const struct ap_q8_query *q, enu
         lists[best] = t;
     }
     return n;
+}
+
+uint32_t ap_ivf8_list_of(const struct ap_ivf8 *v, uint32_t ordinal)
+{
+    uint32_t low = 0, high = v->lists - 1; /* the last list that begins at it or before; empty ones begin where the next does */
+    while (low < high) {
+        uint32_t middle = low + (high - low + 1) / 2;
+        if (v->starts[middle] <= ordinal)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
 }
 
 uint32_t ap_ivf8_lists_for(size_t rows)

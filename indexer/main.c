@@ -88,7 +88,7 @@ static int open_store(struct daemon *d, struct ap_err *err)
 {
     static struct ap_log_limit limit;
     const struct ap_indexer_config *c = &d->config;
-    struct ap_store_options options = {.path = c->store_path, .map_bytes = (size_t)c->store_map_bytes, .region = c->region_text,
+    struct ap_store_options options = {.path = c->store_path, .map_bytes = (size_t)c->store_map_bytes, .mapped_bytes = (size_t)c->store_mapped_bytes, .region = c->region_text,
                                        .worker = (int32_t)c->worker, .workers = (int32_t)c->workers, .read_only = true};
     for (;;) {
         int rc = ap_store_open(&d->store, &options, err);
@@ -108,7 +108,7 @@ static int open_index(struct daemon *d, struct ap_err *err)
     snprintf(reading, sizeof reading, "%s/" AP_STORE_READING, c->store_path);
     struct ap_index_options options = {.path = c->index_path, .region = c->region, .hot_rows = (uint32_t)c->hot_rows,
                                        .merge_fan = (uint32_t)c->merge_fan, .build_threads = (int)c->build_threads, .unsealed_bytes = (uint64_t)c->unsealed_bytes,
-                                       .warm_up = !c->rebuild, .hold = c->rebuild ? reading : NULL, .cold = c->cold, .sealed_factory = c->sealed_factory};
+                                       .warm_up = !c->rebuild, .hold = c->rebuild ? reading : NULL, .small = c->small, .cold = c->cold, .sealed_factory = c->sealed_factory};
     ap_api_set_state(d->api, "loading the index");
     ap_store_read_ahead(d->store);
     return ap_index_open(&d->index, d->store, &options, d->schemas, d->metrics, err);

@@ -1,7 +1,7 @@
 /* One sealed segment out of several: live slots of all, in order; a sample trains; all are added block by block.
  *
  * Lists take their rows from the sources as they are, 8-bit rows of the same vectors. Where the store has raw vectors, which
- * may have come after the source was made, or where a source is a FAISS structure, vectors are read from the store, each
+ * may have come after the source was made, or where a source is a FAISS structure or has small rows, vectors are read from the store, each
  * block under a snapshot of its own. Memory is the sample, a block a thread and the result. Lists need two passes: one finds
  * each row's list, one writes it where it belongs. Blocks are shared out among build_threads; none depends on another, so the
  * segment is the same whatever their number. A row that is gone from the store by then was replaced meanwhile; it is left out,
@@ -14,6 +14,7 @@
 #include "indexer/cluster.h"
 #include "indexer/index_impl.h"
 #include "indexer/rotate.h"
+#include "indexer/tier.h"
 
 #define BLOCK 512
 #define SAMPLE_BYTES (32u << 20)
@@ -35,6 +36,7 @@ struct reader {
     uint8_t *block; struct ap_q8_meta block_meta[BLOCK]; /* rows that the sources have not as they should be */
     const uint8_t *rows[BLOCK]; const struct ap_q8_meta *metas[BLOCK]; /* of the current block; NULL: gone */
     struct ap_cluster_room room;
+    float *floats; /* a row and its centroid: where small rows are made */
 };
 
 struct merging {
@@ -46,6 +48,7 @@ struct merging {
     struct reader *readers; int threads; /* one each; the first is the builder's */
     float *sample; size_t sample_count;
     bool direct;                        /* rows are taken from the sources */
+    bool small;                         /* the segment is to have rows of one bit a component */
     struct ap_segfile file;
 };
 
@@ -60,7 +63,8 @@ static void open_readers(struct merging *m)
     for (int t = 0; t < m->threads; t++) {
         m->readers[t].batch = ap_vector_batch_new(m->params->dim, m->params->distance, BLOCK);
         m->readers[t].block = malloc(BLOCK * ap_q8_stride(m->params->dim));
-        if (!m->readers[t].block)
+        m->readers[t].floats = malloc(2 * m->params->dim * sizeof *m->readers[t].floats);
+        if (!m->readers[t].block || !m->readers[t].floats)
             abort();
     }
 }
@@ -71,6 +75,7 @@ static void close_readers(struct merging *m)
         ap_vector_batch_free(&m->readers[t].batch);
         ap_cluster_room_fini(&m->readers[t].room);
         free(m->readers[t].block);
+        free(m->readers[t].floats);
     }
     free(m->readers);
 }
@@ -160,7 +165,7 @@ static int choose_direct(struct merging *m, size_t count, struct ap_err *err)
     enum { LOOKS = 256 };
     m->direct = true;
     for (size_t i = 0; i < count; i++)
-        m->direct = m->direct && m->sources[i]->kind != AP_SEGMENT_FAISS;
+        m->direct = m->direct && m->sources[i]->kind != AP_SEGMENT_FAISS && !ap_segment_is_small(m->sources[i]);
     if (!m->direct || !m->params->raw_home)
         return 0;
     struct ap_snapshot *snapshot;
@@ -253,7 +258,7 @@ static int merge_faiss(struct merging *m, const char *factory, uint64_t collecti
     return rc;
 }
 
-/* ---- lists of 8-bit rows ---- */
+/* ---- lists of 8-bit or small rows ---- */
 
 /* What lists are made of: centroids as 8-bit rows. */
 struct coarse { uint32_t lists; uint8_t *rows; struct ap_q8_meta *meta; };
@@ -306,25 +311,38 @@ static int assign(struct merging *m, const struct coarse *c, uint32_t *list_of, 
     return rc;
 }
 
+/* A row to its place; NULL: it is gone, and never comes to life. */
+static void place_row(const struct pass *p, struct reader *r, uint32_t ordinal, const uint8_t *row, const struct ap_q8_meta *meta)
+{
+    struct ap_ivf8 *v = p->out;
+    size_t stride = ap_q8_stride(v->dim), words = ap_sketch_words(v->dim);
+    if (v->small && row) {
+        uint32_t list = ap_ivf8_list_of(v, ordinal);
+        ap_q1_encode(row, meta, v->centroids + list * stride, &v->centroid_meta[list], v->dim, p->m->params->distance, r->floats,
+                     v->bits + ordinal * words, &v->row_meta[ordinal]);
+    }
+    if (v->small)
+        return;
+    if (row) {
+        memcpy(v->rows + ordinal * stride, row, stride);
+        v->row_meta[ordinal] = *meta;
+    } else {
+        memset(v->rows + ordinal * stride, 128, stride);
+    }
+    if (words > 0)
+        ap_sketch_of(v->rows + ordinal * stride, &v->row_meta[ordinal], v->dim, v->bits + ordinal * words, &v->factors[ordinal]);
+}
+
 static int fill_block(void *arg, size_t block, int thread, struct ap_err *err)
 {
     struct pass *p = arg;
     struct reader *r = &p->m->readers[thread];
-    struct ap_ivf8 *v = p->out;
-    size_t n = rows_of(p->m, block), stride = ap_q8_stride(v->dim), words = ap_sketch_words(v->dim);
+    size_t n = rows_of(p->m, block);
     int rc = load_block(p->m, r, block * BLOCK, n, 1, err);
     for (size_t j = 0; rc == 0 && j < n; j++) {
         uint32_t ordinal = p->of[block * BLOCK + j];
-        if (ordinal == NONE)
-            continue;
-        if (r->rows[j]) {
-            memcpy(v->rows + ordinal * stride, r->rows[j], stride);
-            v->row_meta[ordinal] = *r->metas[j];
-        } else {
-            memset(v->rows + ordinal * stride, 128, stride);
-        }
-        if (words > 0)
-            ap_sketch_of(v->rows + ordinal * stride, &v->row_meta[ordinal], v->dim, v->bits + ordinal * words, &v->factors[ordinal]);
+        if (ordinal != NONE)
+            place_row(p, r, ordinal, r->rows[j], r->metas[j]);
     }
     return rc;
 }
@@ -401,10 +419,10 @@ static int write_lists(struct merging *m, const struct coarse *c, uint32_t *list
     uint64_t id;
     if (getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
         abort();
-    int rc = ap_segfile_begin(m->index, id, ap_ivf8_bytes(dim, lists, count), &file, err);
+    int rc = ap_segfile_begin(m->index, id, ap_ivf8_bytes(dim, lists, count, m->small), &file, err);
     if (rc < 0)
         return rc;
-    ap_ivf8_map(&v, file.image, dim, lists, count);
+    ap_ivf8_map(&v, file.image, dim, lists, count, m->small);
     for (uint32_t i = 0; i < lists; i++) {
         v.starts[i + 1] = v.starts[i] + sizes[i];
         sizes[i] = v.starts[i];
@@ -484,7 +502,8 @@ int ap_merge(struct ap_index *index, const struct ap_state *state, const struct 
              struct ap_segment **sources, size_t count, struct ap_segment **out, struct ap_err *err)
 {
     const struct ap_control_collection *p = &definition->c.params;
-    struct merging m = {.index = index, .state = state, .params = p, .sources = sources, .file = {.fd = -1}};
+    struct merging m = {.index = index, .state = state, .params = p, .sources = sources, .file = {.fd = -1},
+                        .small = ap_sketch_words(p->dim) > 0 && ap_tier_is_named(index->options.small, p->name)};
     int rc = 0;
     *out = NULL;
     gather(&m, count);

@@ -11,6 +11,7 @@
 
 #define BLOCK 256
 #define SNAPSHOT_NS 250000000
+#define SMALL_MORE 3 /* times the candidates, where rows of one bit choose them (docs/performance.md) */
 
 /* ---- a thread's memory ---- */
 
@@ -364,6 +365,14 @@ static int by_rows(struct search *s, struct ap_err *err)
 
 /* ---- */
 
+static bool has_small(const struct ap_state_coll *c)
+{
+    for (size_t i = 0; i < c->count; i++)
+        if (ap_segment_is_small(c->segments[i]))
+            return true;
+    return false;
+}
+
 int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, const struct ap_search *q, struct ap_hit *hits, size_t *count, struct ap_err *err)
 {
     *count = 0;
@@ -376,7 +385,7 @@ int ap_view_search(struct ap_view *view, const struct ap_collection_view *c, con
     uint64_t points = atomic_load(&sc->coll->points);
     /* Twice the same point, and the one left out, must not cost a hit. */
     size_t want = (size_t)q->limit + (q->exclude ? 1 : 0);
-    size_t k = q->candidates ? q->candidates : want * 4 > 40 ? want * 4 : 40;
+    size_t each = has_small(sc) ? SMALL_MORE : 1, k = q->candidates ? q->candidates : (want * 4 > 40 ? want * 4 : 40) * each;
     k = k > want ? k : want;
     size_t listed = 0;
     const struct ap_point_id *ids = ap_filter_only_ids(q->filter, &listed);

@@ -7,7 +7,7 @@
  *   48  u32 rows                52 u32 replaced files (64 at most)
  *   56  u64 bytes of the body   64 u64 XXH3-64 of the body
  *   72  64 u64: file ids that this one stands for
- *  584  u32 lists: 0 for FAISS  588 u32 0
+ *  584  u32 lists: 0 for FAISS  588 u32 1: lists of small rows
  *  592  u64 XXH3-64 of the 592 bytes before; then zeros, which are looked at
  * 4096  body: an image (ivf8.h), or rows u32 (slot minus base, rising) and FAISS's bytes
  * Integers are little-endian. A crash between the rename and the removal of the merged files leaves both; the replaced ones
@@ -31,6 +31,7 @@
 #define HEADER 4096
 #define HEADER_HASHED AP_SEGMENT_FILE_HASHED
 #define LISTS 584
+#define SMALL 588
 #define REPLACES 72
 #define LISTS_MAX 65536
 
@@ -86,6 +87,7 @@ static void header_of(const struct ap_index *index, const struct ap_segment *s, 
     for (uint32_t i = 0; i < s->replaces_count; i++)
         ap_put_le64(h + REPLACES + i * 8, s->replaces[i]);
     ap_put_le32(h + LISTS, s->kind == AP_SEGMENT_IVF8 ? s->lists.lists : 0);
+    ap_put_le32(h + SMALL, ap_segment_is_small(s) ? 1 : 0);
     ap_put_le64(h + HEADER_HASHED, XXH3_64bits(h, HEADER_HASHED));
 }
 
@@ -234,11 +236,13 @@ static int read_header(const uint8_t h[HEADER], off_t size, struct ap_segment *s
     s->replaces_count = ap_le32(h + 52);
     s->lists.lists = ap_le32(h + LISTS);
     s->kind = s->lists.lists ? AP_SEGMENT_IVF8 : AP_SEGMENT_FAISS;
+    s->lists.small = ap_le32(h + SMALL) == 1;
     *body = ap_le64(h + 56);
     *hash = ap_le64(h + 64);
     bool sound = s->replaces_count <= 64 && s->distance <= AP_DOT && *body == (uint64_t)size - HEADER && s->dim > 0 && s->dim <= 65536 && s->cap > 0;
     if (sound && s->kind == AP_SEGMENT_IVF8)
-        sound = s->lists.lists <= LISTS_MAX && *body == ap_ivf8_bytes(s->dim, s->lists.lists, s->cap);
+        sound = s->lists.lists <= LISTS_MAX && ap_le32(h + SMALL) <= 1 && (!s->lists.small || ap_sketch_words(s->dim) > 0) &&
+                *body == ap_ivf8_bytes(s->dim, s->lists.lists, s->cap, s->lists.small);
     else if (sound)
         sound = *body >= (uint64_t)s->cap * 4;
     if (!sound)
@@ -288,7 +292,7 @@ static int load_lists(int fd, const struct ap_segment *head, uint64_t body, uint
     if (map == MAP_FAILED)
         return ap_err_set(err, AP_EIO, AP_FATAL, "mapping it: %s", strerror(errno));
     madvise(map, bytes, MADV_WILLNEED);
-    ap_ivf8_map(&lists, (uint8_t *)map + HEADER, head->dim, head->lists.lists, head->cap);
+    ap_ivf8_map(&lists, (uint8_t *)map + HEADER, head->dim, head->lists.lists, head->cap, head->lists.small);
     int rc = 0;
     if (XXH3_64bits((uint8_t *)map + HEADER, body) != wanted)
         rc = ap_err_set(err, AP_ECORRUPT, AP_POISON, "its checksum does not match");

@@ -85,7 +85,7 @@ struct ap_segment *ap_segment_lists(uint64_t collection, enum ap_distance distan
     s->map = map;
     s->map_bytes = map_bytes;
     s->lists = *lists;
-    s->bits = lists->bits;
+    s->bits = lists->small ? NULL : lists->bits;
     s->factors = lists->factors;
     s->order = lists->order;
     return s;
@@ -247,7 +247,8 @@ struct scan {
     const roaring_bitmap_t *only_these; /* NULL: all */
     struct ap_top *top;
     const uint8_t *rows; const struct ap_q8_meta *meta;
-    bool sketches;
+    bool sketches, small;
+    float base; /* of small rows: the score of their list's centroid */
     uint32_t passed[2 * BLOCK]; size_t count;
 };
 
@@ -260,6 +261,8 @@ static void scan_begin(struct scan *c, const struct ap_segment *s, const struct 
     c->rows = s->hot ? s->codes : s->lists.rows;
     c->meta = s->hot ? s->meta : s->lists.row_meta;
     c->sketches = s->bits && ap_sketch_pays();
+    c->small = ap_segment_is_small(s);
+    c->base = 0;
     c->count = 0;
 }
 
@@ -277,7 +280,10 @@ static bool counts(const struct scan *c, uint32_t ordinal)
 static void scan_rows(struct scan *c, uint32_t from, uint32_t n)
 {
     float scores[BLOCK];
-    ap_q8_scores(&c->q->q8, c->s->distance, c->rows + from * ap_q8_stride(c->s->dim), c->meta + from, c->s->dim, n, scores);
+    if (c->small)
+        ap_q1_scores(&c->q->q8, c->base, c->s->lists.bits + from * ap_sketch_words(c->s->dim), c->meta + from, c->s->dim, n, scores);
+    else
+        ap_q8_scores(&c->q->q8, c->s->distance, c->rows + from * ap_q8_stride(c->s->dim), c->meta + from, c->s->dim, n, scores);
     for (uint32_t j = 0; j < n; j++)
         if ((c->top->count < c->top->k || scores[j] > c->top->items[0].score) && counts(c, from + j))
             ap_top_offer(c->top, scores[j], ap_segment_slot(c->s, from + j));
@@ -321,6 +327,22 @@ static void search_hot(const struct ap_segment *s, const struct ap_segment_query
     }
 }
 
+/* As ap_ivf8_probe. Small rows want the centroids' scores as well, which are then in q->scores. */
+static uint32_t probe(const struct ap_segment *s, const struct ap_segment_query *q, uint32_t probes, uint32_t *lists)
+{
+    const struct ap_ivf8 *v = &s->lists;
+    if (v->small && probes >= v->lists)
+        ap_q8_scores(&q->q8, s->distance, v->centroids, v->centroid_meta, v->dim, v->lists, q->scores);
+    return ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
+}
+
+static void scan_list(struct scan *c, uint32_t list)
+{
+    if (c->small)
+        c->base = c->q->scores[list];
+    scan(c, c->s->lists.starts[list], c->s->lists.starts[list + 1]);
+}
+
 static void search_lists(const struct ap_segment *s, const struct ap_segment_query *q, struct ap_top *top)
 {
     const struct ap_ivf8 *v = &s->lists;
@@ -329,13 +351,13 @@ static void search_lists(const struct ap_segment *s, const struct ap_segment_que
     uint64_t least = (uint64_t)top->k * 4 * v->lists / (v->count ? v->count : 1) + 1;
     probes = probes > least ? probes : least < v->lists ? (uint32_t)least : v->lists;
     uint32_t *lists = (uint32_t *)q->ordinals;
-    uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes, q->scores, lists);
+    uint32_t n = probe(s, q, probes, lists);
     if (s->cold)
         ap_tier_ask(s, lists, n);
     struct scan c;
     scan_begin(&c, s, q, NULL, top);
     for (uint32_t i = 0; i < n; i++)
-        scan(&c, v->starts[lists[i]], v->starts[lists[i] + 1]);
+        scan_list(&c, lists[i]);
     scan_end(&c);
 }
 
@@ -379,13 +401,30 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
 #define DENSE 0.3       /* where more of the rows pass, lists are scored as a whole */
 #define FAISS_MORE 2.6  /* MORE_PROBES of FAISS's structures, whose default effort is lower */
 
+/* Each row's base. Mostly rows of one list follow each other. */
+static void bases_of(const struct ap_segment *s, const float *of_lists, const uint32_t *ordinals, size_t n, float *bases)
+{
+    const struct ap_ivf8 *v = &s->lists;
+    uint32_t list = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (i == 0 || ordinals[i] < v->starts[list] || ordinals[i] >= v->starts[list + 1])
+            list = ap_ivf8_list_of(v, ordinals[i]);
+        bases[i] = of_lists[list];
+    }
+}
+
 void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query *q, const uint32_t *ordinals, size_t n, struct ap_top *top)
 {
-    float scores[BLOCK];
-    bool hot = s->kind == AP_SEGMENT_HOT;
+    float scores[BLOCK], bases[BLOCK];
+    bool hot = s->kind == AP_SEGMENT_HOT, small = ap_segment_is_small(s);
     for (size_t i = 0; i < n; i += BLOCK) {
         size_t run = n - i < BLOCK ? n - i : BLOCK;
-        ap_q8_scores_at(&q->q8, s->distance, hot ? s->codes : s->lists.rows, hot ? s->meta : s->lists.row_meta, s->dim, ordinals + i, run, scores);
+        if (small)
+            bases_of(s, q->scores, ordinals + i, run, bases);
+        if (small)
+            ap_q1_scores_at(&q->q8, bases, s->lists.bits, s->lists.row_meta, s->dim, ordinals + i, run, scores);
+        else
+            ap_q8_scores_at(&q->q8, s->distance, hot ? s->codes : s->lists.rows, hot ? s->meta : s->lists.row_meta, s->dim, ordinals + i, run, scores);
         for (size_t j = 0; j < run; j++)
             if ((top->count < top->k || scores[j] > top->items[0].score) && ap_segment_live(s, ordinals[i + j]))
                 ap_top_offer(top, scores[j], ap_segment_slot(s, ordinals[i + j]));
@@ -426,12 +465,13 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     roaring_uint32_iterator_t it;
     roaring_init_iterator(rows, &it);
     if (probes >= v->lists || least >= v->lists) {
+        probe(s, q, v->lists, (uint32_t *)q->ordinals);
         score_between(s, q, &it, v->count, top);
         return;
     }
     *all = false;
     uint32_t *lists = (uint32_t *)q->ordinals;
-    uint32_t n = ap_ivf8_probe(v, &q->q8, s->distance, probes > least ? probes : (uint32_t)least, q->scores, lists);
+    uint32_t n = probe(s, q, probes > least ? probes : (uint32_t)least, lists);
     bool dense = (double)matches > DENSE * v->count;
     if (s->cold)
         ap_tier_ask(s, lists, n);
@@ -439,7 +479,7 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     scan_begin(&c, s, q, rows, top);
     for (uint32_t i = 0; i < n; i++)
         if (dense)
-            scan(&c, v->starts[lists[i]], v->starts[lists[i] + 1]);
+            scan_list(&c, lists[i]);
         else if (v->starts[lists[i]] < v->starts[lists[i] + 1] && roaring_move_uint32_iterator_equalorlarger(&it, v->starts[lists[i]]))
             score_between(s, q, &it, v->starts[lists[i] + 1], top);
     scan_end(&c);

@@ -2,7 +2,7 @@
  *
  * Hot: append-only, rows as 8-bit integers, scanned flat. One thread appends (the tail), any number search meanwhile: a
  * row is complete before the count that covers it is published. Sealed: built once from other segments, never changed:
- * inverted lists of 8-bit rows (ivf8.h), or the FAISS structure that a factory string names. All map ordinals to slots
+ * inverted lists of 8-bit or small rows (ivf8.h), or the FAISS structure that a factory string names. All map ordinals to slots
  * and keep one live bit a row, which only the tail thread and the swap at a build's end change. Reference-counted. */
 #ifndef ANTIPODE_INDEXER_SEGMENT_H
 #define ANTIPODE_INDEXER_SEGMENT_H
@@ -53,6 +53,8 @@ struct ap_segment *ap_segment_hot(uint64_t collection, uint32_t dim, enum ap_dis
 struct ap_segment *ap_segment_faiss(uint64_t collection, enum ap_distance distance, struct ap_ann *ann, uint64_t base, uint32_t *offsets, uint32_t count);
 struct ap_segment *ap_segment_lists(uint64_t collection, enum ap_distance distance, void *map, size_t map_bytes, const struct ap_ivf8 *lists, uint64_t base);
 struct ap_segment *ap_segment_ref(struct ap_segment *s);
+/* Does it hold one bit a component? Its scores are rough, so more candidates are wanted of it. */
+static inline bool ap_segment_is_small(const struct ap_segment *s) { return s->kind == AP_SEGMENT_IVF8 && s->lists.small; }
 void ap_segment_unref(struct ap_segment **s);
 
 static inline uint64_t ap_segment_slot(const struct ap_segment *s, uint32_t ordinal) { return s->base + s->offsets[ordinal]; }

@@ -14,10 +14,10 @@
 #define WINDOWS 256        /* of a mapping, that are looked at */
 #define WINDOW_PAGES 256
 
-bool ap_tier_is_cold(const char *cold, const char *collection)
+bool ap_tier_is_named(const char *names, const char *collection)
 {
     size_t wanted = strlen(collection);
-    for (const char *p = cold ? cold : ""; *p; p += *p == ',') {
+    for (const char *p = names ? names : ""; *p; p += *p == ',') {
         p += strspn(p, " \t");
         size_t len = strcspn(p, ","), n = len;
         while (n > 0 && (p[n - 1] == ' ' || p[n - 1] == '\t'))
@@ -88,14 +88,14 @@ static void ask(const void *from, size_t bytes)
 void ap_tier_ask(const struct ap_segment *s, const uint32_t *lists, uint32_t n)
 {
     const struct ap_ivf8 *v = &s->lists;
-    size_t stride = ap_q8_stride(s->dim);
+    size_t stride = v->small ? 0 : ap_q8_stride(s->dim);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t first = v->starts[lists[i]], count = v->starts[lists[i] + 1] - first;
         ask(v->rows + first * stride, count * stride);
         ask(v->row_meta + first, count * sizeof *v->row_meta);
         if (v->bits) {
             ask(v->bits + first * ap_sketch_words(s->dim), count * ap_sketch_words(s->dim) * sizeof *v->bits);
-            ask(v->factors + first, count * sizeof *v->factors);
+            ask(v->factors + (v->small ? 0 : first), v->small ? 0 : count * sizeof *v->factors);
         }
     }
 }

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include "indexer/segment.h"
 
-/* Is the collection in the list: names separated by commas, or "*"? cold may be NULL. */
-bool ap_tier_is_cold(const char *cold, const char *collection);
+/* Is the collection in the list: names separated by commas, or "*"? names may be NULL. */
+bool ap_tier_is_named(const char *names, const char *collection);
 /* Make a sealed segment warm or cold; one that is not mapped stays as it is. path: its file, relative to dir_fd. Whoever may change it (apply lock, or alone). */
 void ap_tier_set(struct ap_segment *s, bool cold, int dir_fd);
 /* Bytes of the mapping that are in memory, to within a percent or so. */

@@ -17,7 +17,7 @@ static void settle_tiers(struct ap_index *index)
     pthread_mutex_lock(&index->apply_lock);
     for (size_t i = 0; i < index->coll_count; i++) {
         struct ap_coll *coll = index->colls[i];
-        bool cold = coll->definition && ap_tier_is_cold(index->options.cold, coll->definition->c.params.name);
+        bool cold = coll->definition && ap_tier_is_named(index->options.cold, coll->definition->c.params.name);
         for (size_t j = 0; j < coll->count; j++)
             ap_tier_set(coll->segments[j], cold, index->dir_fd);
     }

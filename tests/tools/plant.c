@@ -176,7 +176,7 @@ static void plant_segment(const char *path)
     uint8_t *b = aligned_alloc(64, (size + 63) & ~(size_t)63);
     must(!b || pread(fd, b, size, 0) != st.st_size, "read the segment");
     must(ap_le32(b + LISTS) == 0, "only inverted lists can be scrambled");
-    ap_ivf8_map(&lists, b + HEADER, ap_le32(b + DIM), ap_le32(b + LISTS), ap_le32(b + ROWS));
+    ap_ivf8_map(&lists, b + HEADER, ap_le32(b + DIM), ap_le32(b + LISTS), ap_le32(b + ROWS), false);
     turn_around(&lists);
     ap_put_le64(b + 64, XXH3_64bits(b + HEADER, body));
     ap_put_le64(b + HASHED, XXH3_64bits(b, HASHED));

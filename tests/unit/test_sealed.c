@@ -30,8 +30,8 @@ static double sample_of(const char *name, const char *labels)
 
 START_TEST(names)
 {
-    ck_assert(ap_tier_is_cold("books", "books") && ap_tier_is_cold("a, books ,b", "books") && ap_tier_is_cold("*", "books") && ap_tier_is_cold("a,*", "books"));
-    ck_assert(!ap_tier_is_cold(NULL, "books") && !ap_tier_is_cold("", "books") && !ap_tier_is_cold("book,books2", "books") && !ap_tier_is_cold("b*", "books"));
+    ck_assert(ap_tier_is_named("books", "books") && ap_tier_is_named("a, books ,b", "books") && ap_tier_is_named("*", "books") && ap_tier_is_named("a,*", "books"));
+    ck_assert(!ap_tier_is_named(NULL, "books") && !ap_tier_is_named("", "books") && !ap_tier_is_named("book,books2", "books") && !ap_tier_is_named("b*", "books"));
 }
 END_TEST
 
