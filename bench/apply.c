@@ -3,7 +3,7 @@
  *   bench_apply [--brokers HOST:PORT] [--events N] [--points N] [--dir DIR] [--code-bytes 16] [--batch N]
  *
  * Publishes N upserts with codes of 16 bytes (PQ16 of d=128) for random UUIDs into a mutation topic of its own, then runs
- * the consumer on it in this process, with a fresh store in DIR. --points bounds how many different points they are for:
+ * the consumer on it in this process, with a fresh store in DIR, synced as the consumer's is by default. --points bounds how many different points they are for:
  * fewer than events means overwriting. Without --brokers, librdkafka's mock cluster in this process serves both; its cost
  * is in the figure then. The topics vec-control, raw-vectors and dlq-mutations are made when missing. The clock runs from
  * the first committed batch that is seen to the last event. Prints one JSON object. */
@@ -18,7 +18,7 @@
 #include "common/schema.h"
 #include "consumer/consumer.h"
 
-enum { PARTITIONS = 4 };
+enum { PARTITIONS = 4, MOCK_EVENTS = PARTITIONS * 90000 }; /* of the mock: rdkafka_mock.c, 100,000 a partition */
 
 struct bench {
     const char *brokers, *dir;
@@ -52,13 +52,15 @@ static uint64_t next_random(uint64_t *state)
 
 /* ---- Kafka -------------------------------------------------------------------------------------------------------- */
 
+static rd_kafka_mock_cluster_t *mock; /* NULL: real brokers */
+
 static const char *start_mock(void)
 {
     char why[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set(conf, "log_level", "3", why, sizeof why);
     rd_kafka_t *host = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
-    rd_kafka_mock_cluster_t *mock = host ? rd_kafka_mock_cluster_new(host, 1) : NULL;
+    mock = host ? rd_kafka_mock_cluster_new(host, 1) : NULL;
     if (!mock || rd_kafka_mock_broker_add(mock, 0))
         bench_die("no mock cluster: %s", why);
     return rd_kafka_mock_cluster_bootstraps(mock);
@@ -77,7 +79,7 @@ static void make_topic(rd_kafka_t *rk, const char *name)
     rd_kafka_NewTopic_destroy(topic);
 }
 
-static void make_topics(struct bench *b, rd_kafka_t *rk, bool mock)
+static void make_topics(struct bench *b, rd_kafka_t *rk)
 {
     const char *const names[] = {b->topic, "vec-control", "raw-vectors", "dlq-mutations"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -85,6 +87,8 @@ static void make_topics(struct bench *b, rd_kafka_t *rk, bool mock)
         int32_t count;
         if (!mock)
             make_topic(rk, names[i]);
+        else if (rd_kafka_mock_topic_create(mock, names[i], PARTITIONS, 1))
+            bench_die("topic %s cannot be made", names[i]);
         for (int tries = 0; ap_kafka_partitions(rk, names[i], 5000, &count, &err); tries++) {
             if (tries == 50)
                 bench_die("%s", err.msg);
@@ -122,13 +126,13 @@ static void register_stream(struct bench *b, rd_kafka_t *rk)
     ap_schemas_free(&schemas);
 }
 
-static void publish(struct bench *b, bool mock)
+static void publish(struct bench *b)
 {
     struct ap_err err;
     rd_kafka_t *rk = ap_kafka_producer(&b->extra, "bench-apply", on_delivery, NULL, &err);
     if (!rk)
         bench_die("%s", err.msg);
-    make_topics(b, rk, mock);
+    make_topics(b, rk);
     register_stream(b, rk);
     uint64_t seq[PARTITIONS] = {0}, random = 1;
     uint8_t *out = malloc(AP_EVENT_OVERHEAD + b->code_bytes), *code = malloc(b->code_bytes + 8);
@@ -181,7 +185,7 @@ static void configure(struct bench *b, struct ap_consumer_settings *settings, st
         bench_die("%s", err.msg);
 }
 
-static void apply(struct bench *b, bool mock)
+static void apply(struct bench *b)
 {
     struct ap_consumer_settings settings = {0};
     struct ap_config_extra extra = {0};
@@ -223,7 +227,7 @@ static void apply(struct bench *b, bool mock)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.events = 1000000, .code_bytes = 16, .batch = 20000};
+    struct bench b = {.events = 300000, .code_bytes = 16, .batch = 20000};
     char made[] = "/tmp/antipode-bench-XXXXXX";
     for (int i = 1; i + 1 < argc; i += 2) {
         size_t number = (size_t)strtoull(argv[i + 1], NULL, 10);
@@ -237,18 +241,19 @@ int main(int argc, char **argv)
     }
     if (argc % 2 == 0 || !b.events || !b.batch)
         bench_die("usage: bench_apply [--brokers HOST:PORT] [--events N] [--points N] [--dir DIR] [--code-bytes N] [--batch N]");
-    bool mock = !b.brokers;
+    if (!b.brokers && b.events > MOCK_EVENTS)
+        bench_die("librdkafka's mock cluster keeps no more than %d records; name real brokers with --brokers", MOCK_EVENTS);
     if (!b.points)
         b.points = b.events;
     if (!b.dir)
         b.dir = mkdtemp(made);
-    if (mock)
+    if (!b.brokers)
         b.brokers = start_mock();
     b.stream = ap_incarnation_new(ap_wall_ms());
     snprintf(b.topic, sizeof b.topic, "vec-apply-%llx", (unsigned long long)ap_wall_ms());
     b.property = (struct ap_kafka_property){(char *)"bootstrap.servers", (char *)(uintptr_t)b.brokers};
     b.extra = (struct ap_config_extra){.kafka = &b.property, .kafka_count = 1};
-    publish(&b, mock);
-    apply(&b, mock);
+    publish(&b);
+    apply(&b);
     return 0;
 }
