@@ -7,6 +7,7 @@
 They are stopped at the end. Files are below .antipode/tests/<test or module>; that folder stays when a test failed.
 """
 
+import os
 import re
 import shutil
 
@@ -16,6 +17,8 @@ from harness import paths, wait
 from harness.region import World
 
 _PRESET = paths.preset()
+if _PRESET == "tsan":  # a daemon ends with its first race, which its test then notices
+    os.environ.setdefault("TSAN_OPTIONS", f"suppressions={paths.ROOT}/tests/tsan/suppressions:print_suppressions=0:halt_on_error=1")
 
 wait.patience = 4  # the machine may have other work, and does: two test modules run side by side
 
