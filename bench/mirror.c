@@ -43,9 +43,13 @@ static void reader_open(struct reader *r, const char *brokers, const char *topic
         bench_die("%s: %s", brokers, err.msg);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(partitions);
     for (int32_t p = 0; p < partitions; p++) {
-        int64_t low, high;
-        if (rd_kafka_query_watermark_offsets(r->rk, topic, p, &low, &high, TIMEOUT_MS) != 0)
-            bench_die("%s: no offsets of %s", brokers, topic);
+        int64_t low, high, until = ap_mono_ms() + TIMEOUT_MS;
+        rd_kafka_resp_err_t rc;
+        /* A partition that has just appeared has no leader yet, for a moment. */
+        while ((rc = rd_kafka_query_watermark_offsets(r->rk, topic, p, &low, &high, TIMEOUT_MS)) != 0 && ap_mono_ms() < until)
+            nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        if (rc != 0)
+            bench_die("%s: no offsets of %s: %s", brokers, topic, rd_kafka_err2str(rc));
         rd_kafka_topic_partition_list_add(list, topic, p)->offset = high;
     }
     if (rd_kafka_assign(r->rk, list) != 0)
