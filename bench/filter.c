@@ -13,9 +13,9 @@
 #include "common/log.h"
 
 #define K 10
-#define KINDS 6
-static const char *const kind_names[KINDS] = {"none", "0.1%", "1%", "10%", "50%", "keyword 10%"};
-static const double shares[KINDS] = {1, 0.001, 0.01, 0.1, 0.5, 0.1};
+#define KINDS 7
+static const char *const kind_names[KINDS] = {"none", "0.1%", "1%", "10%", "50%", "keyword 10%", "20%"};
+static const double shares[KINDS] = {1, 0.001, 0.01, 0.1, 0.5, 0.1, 0.2};
 
 static struct ix_rig rig;
 static size_t rows;

@@ -406,7 +406,8 @@ static void *builder_main(void *arg)
 {
     struct ap_index *index = arg;
     pthread_setname_np(pthread_self(), "builder");
-    setpriority(PRIO_PROCESS, 0, 10); /* of this thread alone, on Linux: queries and the tail come first */
+    /* Of this thread alone, on Linux: queries and the tail come first, whatever priority the process was given. */
+    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + 10);
     while (!atomic_load(&index->closing)) {
         struct job job;
         if (choose_job(index, &job)) {

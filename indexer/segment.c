@@ -4,6 +4,7 @@
 #include "indexer/segment.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -399,6 +400,7 @@ int ap_segment_search(const struct ap_segment *s, const struct ap_segment_query 
 #define MORE_WORK 1.8   /* and no more than so many times its scoring: time */
 #define ROW_COST 4.0    /* of a row far from the next one, in rows that follow each other: memory's latency */
 #define DENSE 0.3       /* where more of the rows pass, lists are scored as a whole */
+#define DENSE_SKETCHES 0.12 /* the same where sketches are read */
 #define FAISS_MORE 2.6  /* MORE_PROBES of FAISS's structures, whose default effort is lower */
 
 /* Each row's base. Mostly rows of one list follow each other. */
@@ -431,15 +433,21 @@ void ap_segment_score(const struct ap_segment *s, const struct ap_segment_query 
     }
 }
 
-/* How many lists: what an unfiltered search spends on scoring goes to the rows of the filter, however far they are spread.
- * Where lists are scored as a whole, more of them cost as much as they would without a filter. */
-static uint32_t probes_for(uint32_t usual, uint32_t lists, uint32_t count, uint64_t matches)
+static bool is_dense(const struct ap_segment *s, uint64_t matches)
 {
-    double apart = (double)count / (double)matches, cost = apart < ROW_COST ? apart : ROW_COST;
-    if (apart * DENSE < 1)
-        matches = UINT64_MAX;
-    double wanted = MORE_WORK * usual * (double)count / ((double)matches * cost);
-    wanted = wanted > (double)usual * MORE_PROBES ? wanted : (double)usual * MORE_PROBES;
+    return (double)matches > (s->factors && ap_sketch_pays() ? DENSE_SKETCHES : DENSE) * s->cap;
+}
+
+/* How many lists: what an unfiltered search spends on scoring goes to the rows of the filter, however far they are spread.
+ * Where lists are scored as a whole, more of them cost as much as they would without a filter; the rarer the rows that pass, the farther
+ * away the nearest of them. */
+static uint32_t probes_for(uint32_t usual, uint32_t lists, uint32_t count, uint64_t matches, bool dense)
+{
+    double apart = (double)count / (double)matches, cost = apart < ROW_COST ? apart : ROW_COST, wanted = (double)usual * MORE_PROBES;
+    if (dense && apart * DENSE > 1)
+        wanted *= sqrt(apart * DENSE);
+    else if (!dense && MORE_WORK * usual * apart / cost > wanted)
+        wanted = MORE_WORK * usual * apart / cost;
     return wanted < lists ? (uint32_t)wanted : lists;
 }
 
@@ -460,7 +468,8 @@ static void score_between(const struct ap_segment *s, const struct ap_segment_qu
 static void search_lists_these(const struct ap_segment *s, const struct ap_segment_query *q, const roaring_bitmap_t *rows, uint64_t matches, bool *all, struct ap_top *top)
 {
     const struct ap_ivf8 *v = &s->lists;
-    uint32_t probes = probes_for(q->effort ? q->effort : ap_ivf8_probes_for(v->lists), v->lists, v->count, matches);
+    bool dense = is_dense(s, matches);
+    uint32_t probes = probes_for(q->effort ? q->effort : ap_ivf8_probes_for(v->lists), v->lists, v->count, matches, dense);
     uint64_t least = (uint64_t)top->k * 4 * v->lists / (matches ? matches : 1) + 1;
     roaring_uint32_iterator_t it;
     roaring_init_iterator(rows, &it);
@@ -472,7 +481,6 @@ static void search_lists_these(const struct ap_segment *s, const struct ap_segme
     *all = false;
     uint32_t *lists = (uint32_t *)q->ordinals;
     uint32_t n = probe(s, q, probes > least ? probes : (uint32_t)least, lists);
-    bool dense = (double)matches > DENSE * v->count;
     if (s->cold)
         ap_tier_ask(s, lists, n);
     struct scan c;
