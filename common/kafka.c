@@ -46,10 +46,7 @@ static const struct property consumer[] = {
     { "check.crcs", "true" },
     { "fetch.min.bytes", "1" },
     { "fetch.wait.max.ms", "100" },
-    /* What has come is handed on before more is asked for, and then not for 2 ms (a second by default): records that come one by
-     * one are fetched a few at a time, which is half the broker's work with readers. A fetch that finds much brings much. */
-    { "queued.min.messages", "1" },
-    { "fetch.queue.backoff.ms", "2" },
+    { "fetch.queue.backoff.ms", "5" }, /* a second by default, whenever the queues were full */
     { "fetch.error.backoff.ms", "50" },
     { "queued.max.messages.kbytes", "65536" },
     { "enable.partition.eof", "true" }, /* an idle partition must be told from a silent one */

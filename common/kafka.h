@@ -24,7 +24,7 @@ rd_kafka_t *ap_kafka_producer(const struct ap_config_extra *extra, const char *c
 rd_kafka_t *ap_kafka_producer_serial(const struct ap_config_extra *extra, const char *client_id,
                                      void (*dr_msg_cb)(rd_kafka_t *, const rd_kafka_message_t *, void *), void *opaque, struct ap_err *err);
 /* The consumer profile: manual assignment, no auto commit, auto.offset.reset=error, fetch.wait small, queues bounded,
- * one fetch at a time with 2 ms between while records are handed on, an event (RD_KAFKA_RESP_ERR__PARTITION_EOF) at each
+ * fetch.queue.backoff.ms low, 2 ms between fetches (scripts/deps.sh), an event (RD_KAFKA_RESP_ERR__PARTITION_EOF) at each
  * partition's end. group NULL: a private one that is never committed. */
 rd_kafka_t *ap_kafka_consumer(const struct ap_config_extra *extra, const char *client_id, const char *group, struct ap_err *err);
 

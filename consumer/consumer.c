@@ -15,7 +15,7 @@
 #include "common/unsafe.h"
 #include "consumer/replay.h"
 
-enum { PACE_US = 2000, POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, FULL_RECORDS = 500,
+enum { PACE_US = 500, POLL_MS = 100, CLEAN_POLL_MS = 10, CLEAN_IDLE_ROWS = 20000, CLEAN_LEAST_ROWS = 64, FULL_RECORDS = 500,
        COLLECT_PER_CLEANED = 4 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */

@@ -145,6 +145,14 @@ build_rdkafka() {
     sed -i 's/if (rd_kafka_msgset_writer_compress(msetw, &len) == -1)/if (len < 2048 || rd_kafka_msgset_writer_compress(msetw, \&len) == -1)/' \
         "$out/src/librdkafka/src/rdkafka_msgset_writer.c" || return
     grep -q 'len < 2048 || rd_kafka_msgset_writer_compress' "$out/src/librdkafka/src/rdkafka_msgset_writer.c" || return
+    # Records that come one by one are fetched a few at a time: 2 ms between an answer and the next question to that broker. Without, a
+    # thousand records a second are as many fetches of every reader. queued.min.messages and fetch.queue.backoff.ms would do it by
+    # partition, and leave the next fetch with the idle ones alone, which waits fetch.wait.max.ms while records come to the others.
+    sed -i 's/^        rkb->rkb_fetching = 0;$/&\n        rkb->rkb_ts_fetch_backoff = rd_clock() + 2000;/' "$out/src/librdkafka/src/rdkafka_fetcher.c" || return
+    sed -i 's/^                    rkb->rkb_ts_fetch_backoff < min_backoff)$/                    rkb->rkb_ts_fetch_backoff > min_backoff)/' \
+        "$out/src/librdkafka/src/rdkafka_broker.c" || return
+    grep -q 'rkb_ts_fetch_backoff = rd_clock() + 2000' "$out/src/librdkafka/src/rdkafka_fetcher.c" || return
+    grep -q 'rkb->rkb_ts_fetch_backoff > min_backoff)' "$out/src/librdkafka/src/rdkafka_broker.c" || return
     cmake -S "$out/src/librdkafka" -B "$out/obj" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$out" \
         -DCMAKE_POSITION_INDEPENDENT_CODE=ON -DRDKAFKA_BUILD_STATIC=ON -DRDKAFKA_BUILD_EXAMPLES=OFF \
         -DRDKAFKA_BUILD_TESTS=OFF -DWITH_ZSTD=ON -DWITH_ZLIB=ON -DWITH_SSL=ON -DWITH_SASL=OFF -DWITH_CURL=OFF \
