@@ -58,16 +58,29 @@ int ap_consumer_take_findings(struct ap_consumer *c, struct ap_err *err)
     return rc;
 }
 
-/* A region's mutations wait until its control records have been read, so that its streams are known; but not for ever
- * for a control topic that does not exist. */
-static bool control_is_read(struct ap_consumer *c, const struct ap_source *source)
+static bool is_read(const struct ap_source *control)
 {
-    const struct ap_source *control = ap_sources_find(&c->sources, AP_SOURCE_CONTROL, &source->origin, AP_TOPIC_CONTROL);
     if (!control->assigned)
-        return ap_mono_ms() - source->found_ms >= c->settings->control_wait_ms;
+        return false;
     for (int32_t p = 0; p < control->count; p++)
         if (!control->parts[p].caught_up && control->parts[p].hold == AP_HOLD_NONE)
             return false;
+    return true;
+}
+
+/* A region's mutations wait until its control records have been read, so that its streams are known; but not for ever
+ * for a control topic that does not exist. And they wait for those of all other regions whose control topics are there, which
+ * the scout sees before any mutations: one of them may have retired this region, and what it wrote later must not be applied. */
+static bool control_is_read(struct ap_consumer *c, const struct ap_source *source)
+{
+    const struct ap_source *own = ap_sources_find(&c->sources, AP_SOURCE_CONTROL, &source->origin, AP_TOPIC_CONTROL);
+    if (!own->assigned && ap_mono_ms() - source->found_ms < c->settings->control_wait_ms)
+        return false;
+    for (size_t i = 0; i < c->sources.count; i++) {
+        const struct ap_source *control = &c->sources.list[i];
+        if (control->kind == AP_SOURCE_CONTROL && control->found && !is_read(control))
+            return false;
+    }
     return true;
 }
 

@@ -35,11 +35,11 @@ void ap_sources_init(struct ap_sources *s, const struct ap_consumer_settings *se
     s->settings = settings;
     s->rk = rk;
     s->list = must(calloc(settings->region_count * (settings->topic_count + 1) + 1, sizeof *s->list));
-    for (size_t r = 0; r < settings->region_count; r++) {
+    for (size_t r = 0; r < settings->region_count; r++) /* first, and so looked for and found first: control_is_read() */
         add_source(s, AP_SOURCE_CONTROL, r, AP_TOPIC_CONTROL);
+    for (size_t r = 0; r < settings->region_count; r++)
         for (size_t t = 0; t < settings->topic_count; t++)
             add_source(s, AP_SOURCE_MUTATIONS, r, settings->topic_names[t]);
-    }
     add_source(s, AP_SOURCE_RAW, 0, AP_TOPIC_RAW);
 }
 

@@ -321,6 +321,24 @@ START_TEST(events_of_a_retired_region_are_dead_letters)
 }
 END_TEST
 
+/* Said in another region's control topic, behind much else: what it wrote after its end must wait until that has been read. */
+START_TEST(a_region_that_another_one_retired_is_known_to_be_before_its_mutations_are_read)
+{
+    struct ap_position cut = {.stream = eu_stream, .lineage = 77, .region = {"eu"}, .topic = "vec-mutations", .partition = 1, .mark = 1};
+    struct ap_control c = {.kind = AP_CONTROL_RETIREMENT, .version = {.hlc = hlc(5), .region = {"us"}, .writer = us_stream}};
+    c.u.retirement = (struct ap_control_retirement){{"eu"}, 5, &cut, 1};
+    for (uint64_t i = 0; i < 200; i++)
+        rig_register(&rig, "vec-control", "us", us_stream + 1 + i, 0);
+    rig_control(&rig, "vec-control", &c);
+    eu_writes(1, 1, 10, NULL);
+    eu_writes(2, 2, 20, NULL);
+    rig_start(&rig, NULL);
+    rig_wait(&rig, "antipode_consumer_dead_letters_total", EU, 1);
+    rig_stop(&rig);
+    ck_assert_uint_eq(rig_live_rows(&rig), 1);
+}
+END_TEST
+
 START_TEST(lag_is_small_after_a_heartbeat_and_grows_without)
 {
     rig_heartbeat(&rig, "eu.vec-mutations", 1, "eu", eu_stream, 1, &(struct ap_hello){0, 0});
@@ -415,6 +433,7 @@ int main(void)
     tcase_add_test(tc, control_records_that_lie_about_their_region_are_dead_letters);
     tcase_add_test(tc, mutations_of_a_deleted_collection_are_noted_but_not_stored);
     tcase_add_test(tc, events_of_a_retired_region_are_dead_letters);
+    tcase_add_test(tc, a_region_that_another_one_retired_is_known_to_be_before_its_mutations_are_read);
     tcase_add_test(tc, lag_is_small_after_a_heartbeat_and_grows_without);
     tcase_add_test(tc, an_unknown_schema_stops_its_partition_alone_until_it_comes);
     suite_add_tcase(suite, tc);
