@@ -65,6 +65,12 @@ static void write_file(const char *name, struct bytes what)
     close(fd);
 }
 
+static void release(size_t count, const struct bytes *list)
+{
+    for (size_t i = 0; i < count; i++)
+        free(list[i].b);
+}
+
 /* A few batches over 300 points: new rows, new versions, deletes, and the cleaner, which frees many pages. */
 static void write_batches(int count)
 {
@@ -193,8 +199,7 @@ START_TEST(a_crash_of_the_machine_goes_back_to_the_last_point)
         write_batches(3); /* and it can be gone on with */
         st_check_all();
         st_close();
-        for (struct bytes *b[] = {&disk, &newer, &image, &sync}, **p = b; p < b + 4; p++)
-            free((*p)->b);
+        release(4, (struct bytes[]){disk, newer, image, sync});
         free(want.list);
         free(got.list);
     }
@@ -222,6 +227,9 @@ START_TEST(going_back_can_be_done_again)
     struct st_content got = content();
     ck_assert(is_same(&got, &want));
     st_close();
+    release(4, (struct bytes[]){disk, newer, image, sync});
+    free(want.list);
+    free(got.list);
 }
 END_TEST
 
@@ -240,6 +248,7 @@ START_TEST(kill_9_takes_nothing_back)
     ck_assert_uint_eq(ap_store_id(st_store), id);
     st_check_all();
     st_close();
+    release(3, (struct bytes[]){disk, newer, now});
 }
 END_TEST
 
@@ -257,6 +266,8 @@ START_TEST(a_clean_end_leaves_nothing_in_doubt)
     ck_assert(is_same(&got, &want));
     ck_assert_uint_eq(ap_store_id(st_store), id);
     st_close();
+    free(want.list);
+    free(got.list);
 }
 END_TEST
 
@@ -354,6 +365,7 @@ START_TEST(another_file_in_its_place_is_refused)
     OK(open_writer(NEVER_MS, "second"));
     st_check_all();
     st_close();
+    release(2, (struct bytes[]){disk, newer});
 }
 END_TEST
 
