@@ -5,9 +5,7 @@
 
 #include <math.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "indexer/bits.h"
 
 void ap_q1_encode(const uint8_t *row, const struct ap_q8_meta *row_meta, const uint8_t *centroid, const struct ap_q8_meta *centroid_meta,
                   uint32_t dim, enum ap_distance distance, float *room, uint64_t *bits, struct ap_q8_meta *meta)
@@ -30,55 +28,14 @@ void ap_q1_encode(const uint8_t *row, const struct ap_q8_meta *row_meta, const u
     meta->norm2 = euclid ? (float)(norm2 + 2 * with_centroid) : 0;
 }
 
-static int32_t sum_plain(const int8_t *q, const uint64_t *bits, size_t words)
-{
-    int32_t sum = 0;
-    for (size_t i = 0; i < words; i++)
-        for (uint64_t left = bits[i]; left; left &= left - 1)
-            sum += q[i * 64 + (size_t)__builtin_ctzll(left)];
-    return sum;
-}
-
-#if defined(__x86_64__)
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-
-AVX512 static int32_t sum_vnni(const int8_t *q, const uint64_t *bits, size_t words)
-{
-    const __m512i one = _mm512_set1_epi8(1);
-    __m512i sum = _mm512_setzero_si512();
-    for (size_t i = 0; i < words; i++)
-        sum = _mm512_dpbusd_epi32(sum, one, _mm512_maskz_loadu_epi8(bits[i], q + i * 64));
-    return _mm512_reduce_add_epi32(sum);
-}
-
-/* Four rows that follow each other, as in q8.c. */
-AVX512 static void sums4_vnni(const int8_t *q, const uint64_t *bits, size_t words, int32_t out[4])
-{
-    const __m512i one = _mm512_set1_epi8(1);
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
-    for (size_t i = 0; i < words; i++) {
-        __m512i x = _mm512_loadu_si512(q + i * 64);
-        a = _mm512_dpbusd_epi32(a, one, _mm512_maskz_mov_epi8(bits[i], x));
-        b = _mm512_dpbusd_epi32(b, one, _mm512_maskz_mov_epi8(bits[words + i], x));
-        c = _mm512_dpbusd_epi32(c, one, _mm512_maskz_mov_epi8(bits[2 * words + i], x));
-        d = _mm512_dpbusd_epi32(d, one, _mm512_maskz_mov_epi8(bits[3 * words + i], x));
-    }
-    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    _mm_storeu_si128((__m128i *)(void *)out, _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
-}
-#endif
-
 int32_t ap_q1_sum(const struct ap_q8_query *query, const uint64_t *bits, uint32_t dim, bool plain)
 {
 #if defined(__x86_64__)
     if (!plain && ap_sketch_pays())
-        return sum_vnni(query->q, bits, ap_sketch_words(dim));
+        return ap_bits_sum_vnni(bits, query->q, ap_sketch_words(dim));
 #endif
     (void)plain;
-    return sum_plain(query->q, bits, ap_sketch_words(dim));
+    return ap_bits_sum(bits, query->q, ap_sketch_words(dim));
 }
 
 static float score(const struct ap_q8_query *query, float base, const struct ap_q8_meta *meta, int32_t sum)
@@ -86,15 +43,27 @@ static float score(const struct ap_q8_query *query, float base, const struct ap_
     return base + meta->scale * query->scale * (float)(2 * sum - query->sum) - meta->norm2;
 }
 
+#if defined(__x86_64__)
+/* ap_q1_scores of the first rows, four at a time; returns of how many. */
+AP_BITS_AVX512 static size_t scores_vnni(const struct ap_q8_query *query, float base, const uint64_t *bits, const struct ap_q8_meta *meta, size_t words, size_t n, float *scores)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        int32_t sums[4];
+        _mm_storeu_si128((__m128i *)(void *)sums, ap_bits_sum4_vnni(bits + i * words, query->q, words));
+        for (size_t j = 0; j < 4; j++)
+            scores[i + j] = score(query, base, &meta[i + j], sums[j]);
+    }
+    return i;
+}
+#endif
+
 void ap_q1_scores(const struct ap_q8_query *query, float base, const uint64_t *bits, const struct ap_q8_meta *meta, uint32_t dim, size_t n, float *scores)
 {
     size_t words = ap_sketch_words(dim), i = 0;
 #if defined(__x86_64__)
-    for (int32_t sums[4]; ap_sketch_pays() && i + 4 <= n; i += 4) {
-        sums4_vnni(query->q, bits + i * words, words, sums);
-        for (size_t j = 0; j < 4; j++)
-            scores[i + j] = score(query, base, &meta[i + j], sums[j]);
-    }
+    if (ap_sketch_pays())
+        i = scores_vnni(query, base, bits, meta, words, n, scores);
 #endif
     for (; i < n; i++)
         scores[i] = score(query, base, &meta[i], ap_q1_sum(query, bits + i * words, dim, false));

@@ -4,9 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "indexer/bits.h"
 
 static float largest_plain(const float *v, uint32_t dim, float *norm2)
 {
@@ -172,11 +170,7 @@ AVX512 static __m128i dots4_vnni(const uint8_t *row, const int8_t *q, size_t str
         c = _mm512_dpbusd_epi32(c, _mm512_loadu_si512(row + 2 * stride + i), x);
         d = _mm512_dpbusd_epi32(d, _mm512_loadu_si512(row + 3 * stride + i), x);
     }
-    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    return ap_add_up4(a, b, c, d);
 }
 
 /* ap_q8_scores of the first n rows, n a multiple of 4. */

@@ -1,11 +1,9 @@
-/* The sum over the signs is twice the query's components under set bits minus all of them: VNNI adds 64 at once, masked. */
+/* The sum over the signs is twice the query's components under set bits minus all of them. */
 #include "indexer/sketch.h"
 
 #include <math.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "indexer/bits.h"
 
 #define SLACK 1.2056f /* 2 * sqrt(1 - 2 / pi) */
 
@@ -42,19 +40,8 @@ static float bound(enum ap_distance distance, float factor, float product, float
     return distance == AP_EUCLID ? 2 * most - norm2 - own : most;
 }
 
-static int32_t under_plain(const uint64_t *bits, const int8_t *q, size_t words)
-{
-    int32_t sum = 0;
-    for (size_t i = 0; i < words; i++)
-        for (uint64_t left = bits[i]; left; left &= left - 1)
-            sum += q[i * 64 + (size_t)__builtin_ctzll(left)];
-    return sum;
-}
-
 #if defined(__x86_64__)
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-
-AVX512 static void sketch_avx512(const uint8_t *row, float scale, size_t words, uint64_t *bits, float *factor)
+AP_BITS_AVX512 static void sketch_avx512(const uint8_t *row, float scale, size_t words, uint64_t *bits, float *factor)
 {
     const __m512i top = _mm512_set1_epi8((char)0x80), one = _mm512_set1_epi8(1);
     __m512i squares = _mm512_setzero_si512(), absolute = squares;
@@ -67,44 +54,16 @@ AVX512 static void sketch_avx512(const uint8_t *row, float scale, size_t words, 
     *factor = factor_of(_mm512_reduce_add_epi32(squares), _mm512_reduce_add_epi32(absolute), scale);
 }
 
-/* Four rows that follow each other. */
-AVX512 static inline __m128i under4(const uint64_t *bits, const int8_t *q, size_t words)
-{
-    const __m512i one = _mm512_set1_epi8(1);
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
-    for (size_t i = 0; i < words; i++) {
-        __m512i x = _mm512_loadu_si512(q + i * 64);
-        a = _mm512_dpbusd_epi32(a, one, _mm512_maskz_mov_epi8(bits[i], x));
-        b = _mm512_dpbusd_epi32(b, one, _mm512_maskz_mov_epi8(bits[words + i], x));
-        c = _mm512_dpbusd_epi32(c, one, _mm512_maskz_mov_epi8(bits[2 * words + i], x));
-        d = _mm512_dpbusd_epi32(d, one, _mm512_maskz_mov_epi8(bits[3 * words + i], x));
-    }
-    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-AVX512 static int32_t under_avx512(const uint64_t *bits, const int8_t *q, size_t words)
-{
-    const __m512i one = _mm512_set1_epi8(1);
-    __m512i sum = _mm512_setzero_si512();
-    for (size_t i = 0; i < words; i++)
-        sum = _mm512_dpbusd_epi32(sum, one, _mm512_maskz_loadu_epi8(bits[i], q + i * 64));
-    return _mm512_reduce_add_epi32(sum);
-}
-
 /* ap_sketch_pass, four rows at a time and what is left one by one. */
-AVX512 static size_t pass_avx512(const struct ap_q8_query *query, enum ap_distance distance, const uint64_t *bits, const float *factors,
-                                 const struct ap_q8_meta *meta, size_t words, size_t n, float least, uint32_t first, uint32_t *out)
+AP_BITS_AVX512 static size_t pass_avx512(const struct ap_q8_query *query, enum ap_distance distance, const uint64_t *bits, const float *factors,
+                                         const struct ap_q8_meta *meta, size_t words, size_t n, float least, uint32_t first, uint32_t *out)
 {
     const float slack = SLACK * sqrtf(query->norm2);
     const __m128i sum = _mm_set1_epi32(query->sum);
     const __m128 scale = _mm_set1_ps(query->scale), slacks = _mm_set1_ps(slack), own = _mm_set1_ps(query->norm2), limit = _mm_set1_ps(least);
     size_t found = 0, i = 0;
     for (; i + 4 <= n; i += 4) {
-        __m128i under = under4(bits + i * words, query->q, words);
+        __m128i under = ap_bits_sum4_vnni(bits + i * words, query->q, words);
         __m128 product = _mm_mul_ps(_mm_cvtepi32_ps(_mm_sub_epi32(_mm_add_epi32(under, under), sum)), scale);
         __m128 most = _mm_mul_ps(_mm_loadu_ps(factors + i), _mm_add_ps(product, slacks));
         if (distance == AP_EUCLID) {
@@ -116,7 +75,7 @@ AVX512 static size_t pass_avx512(const struct ap_q8_query *query, enum ap_distan
             out[found++] = first + (uint32_t)i + (uint32_t)__builtin_ctz(left);
     }
     for (; i < n; i++) {
-        float product = (float)(2 * under_avx512(bits + i * words, query->q, words) - query->sum) * query->scale;
+        float product = (float)(2 * ap_bits_sum_vnni(bits + i * words, query->q, words) - query->sum) * query->scale;
         if (bound(distance, factors[i], product, slack, meta[i].norm2, query->norm2) > least)
             out[found++] = first + (uint32_t)i;
     }
@@ -145,7 +104,7 @@ size_t ap_sketch_pass(const struct ap_q8_query *query, enum ap_distance distance
 #endif
     float slack = SLACK * sqrtf(query->norm2);
     for (size_t i = 0; i < n; i++) {
-        float product = (float)(2 * under_plain(bits + i * words, query->q, words) - query->sum) * query->scale;
+        float product = (float)(2 * ap_bits_sum(bits + i * words, query->q, words) - query->sum) * query->scale;
         if (bound(distance, factors[i], product, slack, meta[i].norm2, query->norm2) > least)
             out[found++] = first + (uint32_t)i;
     }
