@@ -17,7 +17,6 @@
 #include <unistd.h>
 #include "common/store_internal.h"
 
-#define IDENTITY_BYTES 40
 #define MAX_READERS 1022
 #define FOLDER_MODE 0750
 #define FILE_MODE 0640
@@ -95,7 +94,7 @@ static int open_databases(struct ap_store *s, MDB_txn *txn, bool create)
 
 static int write_identity(struct ap_store *s, MDB_txn *txn, const struct ap_store_options *o)
 {
-    uint8_t identity[IDENTITY_BYTES] = {0}, state[AP_STATE_BYTES] = {0};
+    uint8_t identity[AP_IDENTITY_BYTES] = {0}, state[AP_STATE_BYTES] = {0};
     uint64_t id;
     if (getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
         return EIO;
@@ -124,7 +123,7 @@ static int check_identity(struct ap_store *s, MDB_txn *txn, const struct ap_stor
     if (rc != 0 || value.mv_size < 4)
         return ap_store_fail(s, rc ? rc : MDB_CORRUPTED, "read what it was made for", err);
     const uint8_t *v = value.mv_data;
-    if (ap_le32(v) != AP_STORE_FORMAT || value.mv_size < IDENTITY_BYTES)
+    if (ap_le32(v) != AP_STORE_FORMAT || value.mv_size < AP_IDENTITY_BYTES)
         return ap_err_set(err, AP_ECORRUPT, AP_FATAL,
                           "store %s: its format is %u, this program writes %d; use the program that made it, or move the folder away "
                           "and rebuild it from a snapshot or the logs", s->path, ap_le32(v), AP_STORE_FORMAT);
@@ -167,23 +166,21 @@ static int open_reader(struct ap_store *s, const struct ap_store_options *o, str
     return bad ? bad : found ? 0 : not_ready(s, err);
 }
 
-/* Its slots mean nothing to whoever has seen some before. */
-static int renew_id(struct ap_store *s, MDB_txn *txn)
+int ap_store_renew_id(MDB_txn *txn, MDB_dbi meta, const char *region, uint64_t *id)
 {
-    uint8_t identity[IDENTITY_BYTES];
+    uint8_t identity[AP_IDENTITY_BYTES];
     MDB_val key = ap_val("identity", 8), value;
-    uint64_t id;
-    int rc = mdb_get(txn, s->db[AP_DB_META], &key, &value);
-    if (rc == 0 && getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
-        rc = EIO;
+    int rc = getrandom(id, sizeof *id, 0) == (ssize_t)sizeof *id ? mdb_get(txn, meta, &key, &value) : EIO;
     if (rc != 0)
         return rc;
     memcpy(identity, value.mv_data, sizeof identity);
-    ap_put_le64(identity + 16, id);
+    ap_put_le64(identity + 16, *id);
+    if (region) {
+        memset(identity + 24, 0, 16);
+        memcpy(identity + 24, region, strlen(region));
+    }
     value = ap_val(identity, sizeof identity);
-    rc = mdb_put(txn, s->db[AP_DB_META], &key, &value, 0);
-    s->id = id;
-    return rc;
+    return mdb_put(txn, meta, &key, &value, 0);
 }
 
 /* The tables and the identity come to be in one transaction, so that a reader finds all or nothing. */
@@ -200,7 +197,7 @@ static int create(struct ap_store *s, const struct ap_store_options *o, bool wen
         rc = write_identity(s, txn, o);
         bad = rc ? ap_store_fail(s, rc, "make its tables", err) : check_identity(s, txn, o, &found, err);
     } else if (bad == 0 && went_back) {
-        rc = renew_id(s, txn);
+        rc = ap_store_renew_id(txn, s->db[AP_DB_META], NULL, &s->id); /* its slots mean nothing to whoever has seen some before */
         bad = rc ? ap_store_fail(s, rc, "give it a new id", err) : 0;
     }
     if (bad) {
@@ -269,7 +266,10 @@ int ap_store_open(struct ap_store **out, const struct ap_store_options *options,
     s->read_only = options->read_only;
     s->unsynced = options->unsynced && !options->read_only;
     s->sync_ms = options->unsynced ? 0 : options->sync_ms;
-    s->boot = options->boot;
+    if (options->boot)
+        snprintf(s->boot, sizeof s->boot, "%s", options->boot);
+    else
+        (void)ap_boot_id(s->boot);
     ap_sync_init(s);
     pthread_mutex_init(&s->pool_lock, NULL);
     int rc = 0;

@@ -5,12 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "common/store_internal.h"
 
-#define IDENTITY_BYTES 40 /* store_internal.h says what is in it */
 #define READERS 1022
 
 static int failed(const char *path, int rc, const char *what, struct ap_err *err)
@@ -29,6 +27,7 @@ static int open_plain(const char *path, unsigned flags, size_t map_bytes, MDB_en
     if (stat(file, &st) != 0 || st.st_size == 0)
         return ap_err_set(err, AP_ENOTREADY, AP_FATAL, "store %s: there is none", path);
     struct ap_store folder = {.path = (char *)(uintptr_t)path, .dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    (void)ap_boot_id(folder.boot);
     int doubt = ap_sync_check_reader(&folder, err);
     if (folder.dir_fd >= 0)
         close(folder.dir_fd);
@@ -71,7 +70,7 @@ int ap_store_identify(const char *path, struct ap_store_identity *out, struct ap
         rc = mdb_dbi_open(txn, "meta", 0, &meta);
     if (rc == 0)
         rc = mdb_get(txn, meta, &key, &value);
-    if (rc == 0 && value.mv_size >= IDENTITY_BYTES) {
+    if (rc == 0 && value.mv_size >= AP_IDENTITY_BYTES) {
         const uint8_t *v = value.mv_data;
         *out = (struct ap_store_identity){.format = ap_le32(v), .worker = (int32_t)ap_le32(v + 4), .workers = (int32_t)ap_le32(v + 8),
                                           .id = ap_le64(v + 16), .map_bytes = info.me_mapsize};
@@ -122,27 +121,17 @@ int ap_store_adopt(const char *path, const char *region, uint64_t *id, struct ap
         bad = open_plain(path, 0, who.map_bytes, &env, err);
     if (bad)
         return bad;
-    uint8_t identity[IDENTITY_BYTES];
-    MDB_val key = ap_val("identity", 8), value = {0};
-    int rc = getrandom(id, sizeof *id, 0) == (ssize_t)sizeof *id ? 0 : EIO;
-    if (rc == 0)
-        rc = mdb_txn_begin(env, NULL, 0, &txn);
+    int rc = mdb_txn_begin(env, NULL, 0, &txn);
     if (rc == 0)
         rc = mdb_dbi_open(txn, "meta", 0, &meta);
     if (rc == 0)
-        rc = mdb_get(txn, meta, &key, &value);
+        rc = ap_store_renew_id(txn, meta, region, id);
     if (rc == 0) {
-        memcpy(identity, value.mv_data, sizeof identity);
-        ap_put_le64(identity + 16, *id);
         if (strcmp(region, who.region) != 0) {
-            memset(identity + 24, 0, 16);
-            memcpy(identity + 24, region, strlen(region));
             rc = empty_table(txn, "raw");
             rc = rc ? rc : empty_table(txn, "offsets");
         }
-        value = ap_val(identity, sizeof identity);
-        rc = rc ? rc : mdb_put(txn, meta, &key, &value, 0);
-        key = ap_val("settled", 7); /* said of another time, or another region's dead letters */
+        MDB_val key = ap_val("settled", 7); /* said of another time, or another region's dead letters */
         int gone = rc ? 0 : mdb_del(txn, meta, &key, NULL);
         rc = rc ? rc : gone == MDB_NOTFOUND ? 0 : gone;
     }

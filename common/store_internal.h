@@ -38,6 +38,7 @@ enum ap_store_db { AP_DB_LOG, AP_DB_RAW, AP_DB_GRAVES, AP_DB_HELD, AP_DB_POSITIO
 
 struct ap_store_state { uint64_t next_slot, first_slot, rows, control_version; };
 #define AP_STATE_BYTES 32
+#define AP_IDENTITY_BYTES 40
 
 struct ap_store {
     char *path;
@@ -46,7 +47,7 @@ struct ap_store {
     _Atomic size_t mapped_base;  /* pages of files that were mapped when the store's had just been given back */
     bool read_only, unsynced;
     int64_t sync_ms;
-    const char *boot;            /* NULL: the machine's */
+    char boot[AP_BOOT_ID_MAX];   /* which start of the machine this is; empty: not known */
     MDB_env *env;
     MDB_dbi db[AP_DB_COUNT];
     int dir_fd;
@@ -69,6 +70,8 @@ void ap_store_poke(const struct ap_store *s, int fd); /* one datagram to wake.so
 /* Where mapped_bytes bounds it: when more of files has been mapped since the last time, the store's pages are given back. Any
  * thread, whatever others read meanwhile: a page that is touched again is mapped again, from the kernel's cache. */
 void ap_store_unmap(struct ap_store *s);
+/* A new id, and region unless it is NULL, into the identity in the table meta. Returns LMDB's error, or EIO. */
+int ap_store_renew_id(MDB_txn *txn, MDB_dbi meta, const char *region, uint64_t *id);
 int ap_store_read_state(const struct ap_store *s, MDB_txn *txn, struct ap_store_state *out, struct ap_err *err);
 
 static inline MDB_val ap_val(const void *data, size_t len)

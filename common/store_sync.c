@@ -93,21 +93,12 @@ static int write_point(const struct ap_store *s, int fd, const struct point *p, 
     return 0;
 }
 
-static const char *this_boot(const struct ap_store *s, char own[AP_BOOT_ID_MAX])
-{
-    if (!s->boot)
-        (void)ap_boot_id(own);
-    return s->boot ? s->boot : own;
-}
-
 /* --- after a crash of the machine --- */
 
 /* Nothing after the point is sure to be on the disk. */
 static bool is_in_doubt(const struct ap_store *s, const struct point *p)
 {
-    char own[AP_BOOT_ID_MAX];
-    const char *now = this_boot(s, own);
-    return !p->clean && (!*now || strcmp(now, p->boot) != 0);
+    return !p->clean && (!*s->boot || strcmp(s->boot, p->boot) != 0);
 }
 
 static int go_back(const struct ap_store *s, const struct point *p, struct ap_err *err)
@@ -153,12 +144,11 @@ int ap_sync_recover(struct ap_store *s, int *lock, struct ap_err *err)
 int ap_sync_recovered(struct ap_store *s, int lock, struct ap_err *err)
 {
     struct point p;
-    char own[AP_BOOT_ID_MAX];
     if (!read_point(lock, &p))
         return 0;
     p.count++;
     p.clean = 1;
-    snprintf(p.boot, sizeof p.boot, "%s", this_boot(s, own));
+    memcpy(p.boot, s->boot, sizeof p.boot);
     ap_warn("store %s: the machine has been started again since it was last written; it went back to its last sync point, and what came after is read again", s->path);
     return write_point(s, lock, &p, err);
 }
@@ -219,8 +209,7 @@ static int make_point(struct ap_store *s, bool clean, struct ap_err *err)
     struct stat st;
     MDB_txn *pinned = NULL;
     mdb_filehandle_t fd;
-    char own[AP_BOOT_ID_MAX];
-    snprintf(p.boot, sizeof p.boot, "%s", this_boot(s, own));
+    memcpy(p.boot, s->boot, sizeof p.boot);
     int rc = pin(s, &pinned, &p);
     int64_t start_ns = ap_mono_ns();
     if (rc == 0)
@@ -308,10 +297,9 @@ static int first_point(struct ap_store *s, struct ap_err *err)
 int ap_sync_start(struct ap_store *s, struct ap_err *err)
 {
     struct ap_sync *y = &s->sync;
-    char own[AP_BOOT_ID_MAX];
-    if (s->sync_ms > 0 && !*this_boot(s, own))
+    if (s->sync_ms > 0 && !*s->boot)
         ap_warn("store %s: the kernel does not tell which start of the machine this is; every commit waits for the disk", s->path);
-    if (s->sync_ms <= 0 || !*this_boot(s, own))
+    if (s->sync_ms <= 0 || !*s->boot)
         return remove_file(s, err);
     int rc = first_point(s, err);
     if (rc)
@@ -352,8 +340,9 @@ int ap_sync_committed(struct ap_store *s, uint64_t clock, struct ap_err *err)
         return 0;
     pthread_mutex_lock(&y->lock);
     y->since = clock < y->since ? clock : y->since;
+    if (!y->dirty)
+        pthread_cond_signal(&y->wake); /* a point that is due already needs no reminding */
     y->dirty = true;
-    pthread_cond_signal(&y->wake);
     int rc = y->failed;
     if (rc)
         *err = y->err;
